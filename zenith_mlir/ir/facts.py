@@ -1,0 +1,108 @@
+"""Facts about values that matchers and canonicalization ask for: who defines them, their shape, whether they are a splat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jaxlib.mlir import ir
+
+Number = int | float | bool
+
+
+def defining_op(value: ir.Value) -> ir.Operation | None:
+    """The operation whose result `value` is; None for block arguments."""
+    owner = value.owner
+    return None if isinstance(owner, ir.Block) else owner.operation
+
+
+def defined_by(value: ir.Value, name: str) -> ir.Operation | None:
+    """The operation called `name` (e.g. "stablehlo.add") that defines `value`, if it is one."""
+    op = defining_op(value)
+    return op if op is not None and op.name == name else None
+
+
+def shape(value: ir.Value) -> tuple[int, ...]:
+    """The static shape of a ranked tensor value; dynamic dimensions are negative."""
+    return tuple(ir.RankedTensorType(value.type).shape)
+
+
+def element_type(value: ir.Value) -> ir.Type:
+    return ir.RankedTensorType(value.type).element_type
+
+
+def is_float(type_: ir.Type) -> bool:
+    return isinstance(type_, ir.FloatType)
+
+
+def float_width(type_: ir.Type) -> int:
+    """Bits of a float element type; 0 for any other type."""
+    return ir.FloatType(type_).width if is_float(type_) else 0
+
+
+def has_static_shape(value: ir.Value) -> bool:
+    type_ = value.type
+    return isinstance(type_, ir.RankedTensorType) and type_.has_static_shape
+
+
+def int_list(op: ir.Operation, name: str) -> list[int]:
+    """A DenseI64Array attribute as a list; absent is empty."""
+    return [int(x) for x in op.attributes[name]] if name in op.attributes else []
+
+
+def scalar_of(attribute: ir.Attribute) -> Number | None:
+    """The Python number held by a Float, Integer or Bool attribute."""
+    if isinstance(attribute, ir.FloatAttr | ir.IntegerAttr | ir.BoolAttr):
+        return attribute.value
+    return None
+
+
+def splat(value: ir.Value) -> Number | None:
+    """The one number that fills a constant `value`; None if it is not a splat constant."""
+    op = defined_by(value, "stablehlo.constant")
+    if op is None:
+        return None
+    attribute = op.attributes["value"]
+    if not isinstance(attribute, ir.DenseElementsAttr) or not attribute.is_splat:
+        return None
+    return scalar_of(attribute.get_splat_value())
+
+
+def splat_attribute(type_: ir.Type, number: Number) -> ir.DenseElementsAttr:
+    """A splat of the ranked tensor `type_`; `number` is rounded to its element type."""
+    element = ir.RankedTensorType(type_).element_type
+    scalar = ir.FloatAttr.get(element, float(number)) if is_float(element) else ir.IntegerAttr.get(element, int(number))
+    return ir.DenseElementsAttr.get_splat(type_, scalar)
+
+
+def users(value: ir.Value) -> list[ir.Operation]:
+    """Operations that use `value`, each once, terminators included."""
+    seen: dict[ir.Operation, None] = {}
+    for use in value.uses:
+        seen.setdefault(use.owner.operation, None)
+    return list(seen)
+
+
+def blocks(op: ir.Operation) -> Iterator[ir.Block]:
+    for region in op.regions:
+        yield from region.blocks
+
+
+def walk(op: ir.Operation) -> Iterator[ir.Operation]:
+    """All operations below `op` in program order, parents first. Do not erase while walking: collect first."""
+    for block in blocks(op):
+        for child in block.operations:
+            yield child.operation
+            yield from walk(child.operation)
+
+
+def walk_named(op: ir.Operation, *names: str) -> list[ir.Operation]:
+    return [child for child in walk(op) if child.name in names]
+
+
+def enclosing(op: ir.Operation, name: str) -> ir.Operation | None:
+    """The closest ancestor of `op` called `name`."""
+    parent: Any = op.parent
+    while parent is not None and parent.operation.name != name:
+        parent = parent.operation.parent
+    return None if parent is None else parent.operation
