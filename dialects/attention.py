@@ -1,0 +1,270 @@
+"""zenith.attention: out = softmax(steps(q kᵀ)) v.
+
+Roles: 0 q, 1 k, 2 v, then modifiers (biases, masks) that steps name by number. One result. Every operand keeps the layout that the
+program gave it; the attributes say what its dimensions are:
+
+    sources   for each role the operand that plays it; one operand may play several (keys that are the values, a mask used twice)
+    axes      sizes by name: rows t, columns s, contracted d (d1, ... if several), value features e; every other axis is parallel:
+              b, h, ... are shared by q and k or v, g, ... belong to q alone (grouped heads)
+    q k v out layouts, e.g. q = "b t (h g) d", k = "b s h d"; an axis that an operand lacks is repeated
+    modifiers layouts of the further roles
+    steps     what happens to the logits x, in order (see `Step`), and after the softmax to the probabilities
+    escapes   the logits or probabilities have other users, so fusing does not remove them
+    scale, causal, softcap: the same facts for readers, where they hold
+
+Semantics (`reference`): x[.., t, s] = sum_d q[.., t, d] k[.., s, d]; x = steps(x); p = softmax over s; p = post steps(p);
+out[.., t, e] = sum_s p[.., t, s] v[.., s, e].  (Vaswani et al. 2017, section 3.2.1.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zenith_mlir.dialects.layout import Layout
+
+if TYPE_CHECKING:
+    import jax
+    from jaxlib.mlir import ir
+
+NAME = "zenith.attention"
+_T = TypeVar("_T")
+
+# kind -> fields that it takes. `value` is a number, `operand` the number of a role (3 is the first modifier),
+# `low`/`high` bound column - row (absent: unbounded), `negated` reads a boolean operand inverted.
+STEP_FIELDS: dict[str, tuple[str, ...]] = {
+    "scale": ("value",),  # x * value
+    "offset": ("value",),  # x + value
+    "multiply": ("operand",),  # x * m
+    "divide": ("operand",),  # x / m
+    "add": ("operand",),  # x + m
+    "subtract": ("operand",),  # x - m
+    "tanh": (),  # tanh(x)
+    "maximum": ("value",),  # max(x, value)
+    "minimum": ("value",),  # min(x, value)
+    "select": ("operand", "negated", "value"),  # m ? x : value
+    "band": ("low", "high", "value"),  # low <= s - t <= high ? x : value
+    "band_add": ("low", "high", "value"),  # x + (low <= s - t <= high ? 0 : value)
+    "post_scale": ("value",),  # p * value
+    "post_multiply": ("operand",),  # p * m
+    "post_select": ("operand", "negated", "value"),  # m ? p : value
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One elementwise operation on the logits, or (`post_*`) on the probabilities; `STEP_FIELDS` says what each kind takes."""
+
+    kind: str
+    value: float | None = None
+    operand: int | None = None
+    negated: bool = False
+    low: int | None = None
+    high: int | None = None
+
+    @property
+    def is_post(self) -> bool:
+        return self.kind.startswith("post_")
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What the attributes of a zenith.attention say."""
+
+    axes: dict[str, int]
+    q: Layout
+    k: Layout
+    v: Layout
+    out: Layout
+    modifiers: tuple[Layout, ...] = ()
+    steps: tuple[Step, ...] = ()
+    escapes: bool = False
+    sources: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            object.__setattr__(self, "sources", tuple(range(3 + len(self.modifiers))))
+
+    @property
+    def role_layouts(self) -> tuple[Layout, ...]:
+        return (self.q, self.k, self.v, *self.modifiers)
+
+    @property
+    def contracted(self) -> tuple[str, ...]:
+        return tuple(a for a in self.axes if a == "d" or (a[0] == "d" and a[1:].isdigit()))
+
+    @property
+    def parallel(self) -> tuple[str, ...]:
+        """Axes over which nothing is reduced and nothing is shared between elements of the result, row axis excluded."""
+        return tuple(a for a in self.axes if a not in ("t", "s", "e") and a not in self.contracted)
+
+    def size(self, axis: str) -> int:
+        """The size of an axis; 1 for one that the program does not have (a single query row, one value feature)."""
+        return self.axes.get(axis, 1)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether some step hides every column right of the diagonal."""
+        return any(step.kind in ("band", "band_add") and step.high is not None and step.high <= 0 for step in self.steps)
+
+    @property
+    def scale(self) -> float | None:
+        """The factor on the bare product q kᵀ; None if later steps make a single factor meaningless."""
+        factor = 1.0
+        for step in self.steps:
+            if step.kind != "scale":
+                break
+            factor *= step.value or 0.0
+        return factor
+
+    @property
+    def softcap(self) -> float | None:
+        """c of c * tanh(x / c), if the steps are that."""
+        kinds = [step.kind for step in self.steps]
+        if "tanh" not in kinds:
+            return None
+        after = kinds.index("tanh") + 1
+        return self.steps[after].value if after < len(kinds) and kinds[after] == "scale" else 1.0
+
+    def roles(self, operands: Sequence[_T]) -> list[_T]:
+        """What plays each role: q, k, v, then the modifiers."""
+        return [operands[source] for source in self.sources]
+
+    def verify(self, shapes: Sequence[Sequence[int]], result: Sequence[int]) -> None:
+        """Check layouts against the shapes of operands and result.
+
+        Raises: ValueError naming the role, the shape its layout means and the shape it has.
+        """
+        if set(self.sources) != set(range(len(shapes))):
+            raise ValueError(f"{NAME} has {len(shapes)} operands where its roles are played by {list(self.sources)}")
+        names = ["q", "k", "v", *(f"modifier {i}" for i in range(len(self.modifiers))), "the result"]
+        layouts = [*self.role_layouts, self.out]
+        for name, layout, shape in zip(names, layouts, [*self.roles(shapes), result], strict=True):
+            expected = layout.shape(self.axes)
+            if tuple(shape) != expected:
+                raise ValueError(f'{NAME}: {name} is laid out "{layout}" = {list(expected)}, but has shape {list(shape)}')
+
+    def attributes(self) -> dict[str, ir.Attribute]:
+        """As attributes of a stablehlo.composite, in the current MLIR context."""
+        from zenith_mlir.dialects.attributes import to_attribute
+
+        facts: dict[str, Any] = {
+            "axes": self.axes,
+            "q": str(self.q),
+            "k": str(self.k),
+            "v": str(self.v),
+            "out": str(self.out),
+            "sources": list(self.sources),
+            "modifiers": [str(layout) for layout in self.modifiers],
+            "steps": [_step_fields(step) for step in self.steps],
+            "escapes": self.escapes,
+            "causal": self.is_causal,
+            "scale": self.scale,
+            "softcap": self.softcap,
+        }
+        return {name: to_attribute(fact) for name, fact in facts.items() if fact is not None}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> AttentionSpec:
+        """Read what `attributes` wrote, already turned into Python values."""
+        layout = Layout.parse
+        return cls(
+            axes=dict(attributes["axes"]),
+            q=layout(attributes["q"]),
+            k=layout(attributes["k"]),
+            v=layout(attributes["v"]),
+            out=layout(attributes["out"]),
+            modifiers=tuple(layout(text) for text in attributes["modifiers"]),
+            steps=tuple(Step(**fields) for fields in attributes["steps"]),
+            escapes=bool(attributes["escapes"]),
+            sources=tuple(attributes["sources"]),
+        )
+
+
+def _step_fields(step: Step) -> dict[str, Any]:
+    fields = {"kind": step.kind, **{name: getattr(step, name) for name in STEP_FIELDS[step.kind]}}
+    return {name: value for name, value in fields.items() if value is not None and value is not False}
+
+
+def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> jax.Array:
+    """The formula, plainly, in `dtype` (default: at least float32); the result has the dtype of v.
+
+    Shapes are those of the operands that `spec` describes; see the head of this file for the mathematics.
+    """
+    import jax.numpy as jnp
+
+    q, k, v, *modifiers = spec.roles(operands)
+    compute = dtype or jnp.promote_types(q.dtype, jnp.float32)
+    order = [*spec.parallel, *(axis for axis in ("t", "s") if axis in spec.axes)]
+    x = _einsum(spec, [(q, spec.q), (k, spec.k)], order, compute)
+    offset = jnp.zeros(())
+    if "s" in spec.axes:
+        rows = jnp.arange(spec.size("t")).reshape([-1 if axis == "t" else 1 for axis in order])
+        columns = jnp.arange(spec.size("s")).reshape([-1 if axis == "s" else 1 for axis in order])
+        offset = columns - (rows if "t" in spec.axes else 0)
+    wide = [_spread(spec, m, layout, order) for m, layout in zip(modifiers, spec.modifiers, strict=True)]
+    for step in spec.steps:
+        if not step.is_post:
+            x = _apply(step, x, wide, offset)
+    weights = jnp.exp(x - x.max(axis=order.index("s"), keepdims=True))
+    p = weights / weights.sum(axis=order.index("s"), keepdims=True)
+    for step in spec.steps:
+        if step.is_post:
+            p = _apply(step, p, wide, offset)
+    flat = _einsum(spec, [(p, Layout(tuple((axis,) for axis in order))), (v, spec.v)], list(spec.out.axes), compute)
+    return flat.reshape(spec.out.shape(spec.axes)).astype(v.dtype if dtype is None else dtype)
+
+
+def _apply(step: Step, x: Any, modifiers: Sequence[Any], offset: Any) -> Any:
+    import jax.numpy as jnp
+
+    m = None if step.operand is None else modifiers[step.operand - 3]
+    if m is not None and m.dtype == bool:
+        m = m != step.negated
+    elif m is not None:
+        m = m.astype(x.dtype)
+    inside = jnp.asarray(True)
+    if step.low is not None:
+        inside &= offset >= step.low
+    if step.high is not None:
+        inside &= offset <= step.high
+    number = 0.0 if step.value is None else step.value
+    table = {
+        "scale": lambda: x * number,
+        "offset": lambda: x + number,
+        "multiply": lambda: x * m,
+        "divide": lambda: x / m,
+        "add": lambda: x + m,
+        "subtract": lambda: x - m,
+        "tanh": lambda: jnp.tanh(x),
+        "maximum": lambda: jnp.maximum(x, number),
+        "minimum": lambda: jnp.minimum(x, number),
+        "select": lambda: jnp.where(m, x, number),
+        "band": lambda: jnp.where(inside, x, number),
+        "band_add": lambda: x + jnp.where(inside, 0, number).astype(x.dtype),
+    }
+    return table[step.kind.removeprefix("post_")]()
+
+
+def _spread(spec: AttentionSpec, value: Any, layout: Layout, order: Sequence[str]) -> Any:
+    """`value` with one dimension for each axis of `order`, of size one where it has none."""
+    factored = value.reshape([spec.axes[axis] for axis in layout.axes])
+    present = [axis for axis in order if axis in layout.axes]
+    moved = factored.transpose([layout.axes.index(axis) for axis in present])
+    return moved.reshape([spec.axes[axis] if axis in present else 1 for axis in order])
+
+
+def _einsum(spec: AttentionSpec, operands: Sequence[tuple[Any, Layout]], out: Sequence[str], dtype: Any) -> Any:
+    import jax.numpy as jnp
+
+    number = {axis: i for i, axis in enumerate(spec.axes)}
+    arguments: list[Any] = []
+    for value, layout in operands:
+        factored = value.reshape([spec.axes[axis] for axis in layout.axes]).astype(dtype)
+        arguments += [factored, [number[axis] for axis in layout.axes]]
+    present = {axis for _, layout in operands for axis in layout.axes}
+    kept = [axis for axis in out if axis in present]
+    result = jnp.einsum(*arguments, [number[axis] for axis in kept], precision="highest")
+    spread = result.reshape([spec.axes[axis] if axis in present else 1 for axis in out])
+    return jnp.broadcast_to(spread, [spec.axes[axis] for axis in out])

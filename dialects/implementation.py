@@ -1,0 +1,64 @@
+"""Implementations of a zenith op: JAX functions with their limits and their worth, one row of an op's table each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zenith_mlir.target import Target
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of an operand or result."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an implementation is asked for: the op's attributes read (`spec`), its operand and result types, the target, and how
+    short a sequence may be before it is left to XLA."""
+
+    spec: Any
+    operands: tuple[TensorSpec, ...]
+    result: TensorSpec
+    target: Target
+    min_seq: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an implementation does not take a request, and what the user could change."""
+
+    reason: str
+    suggest: str = ""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute an op on one platform.
+
+    `refuse` states a limit (it cannot) or a cost (it would not pay); `build` gives the JAX function of the op's operands.
+    """
+
+    name: str
+    platform: str
+    refuse: Callable[[Request], Refusal | None]
+    build: Callable[[Request], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Op:
+    """A zenith op: how to read its attributes, and its implementations in order of preference."""
+
+    name: str
+    read: Callable[[dict[str, Any]], Any]
+    implementations: Sequence[Implementation]

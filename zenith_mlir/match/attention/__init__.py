@@ -1,0 +1,8 @@
+"""The semantic matcher for attention: softmax(q kᵀ) v in the canonical form, whatever its layout."""
+
+from __future__ import annotations
+
+from zenith_mlir.match.attention.site import Site, match_site
+from zenith_mlir.match.attention.softmax import NoMatch, Softmax, find_softmax
+
+__all__ = ["NoMatch", "Site", "Softmax", "find_softmax", "match_site"]

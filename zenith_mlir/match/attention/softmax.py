@@ -1,0 +1,238 @@
+"""Softmax along one dimension: exp(x - max x) / sum(exp(x - max x))."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.facts import defined_by, defining_op, int_list, shape, splat, users
+from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
+
+
+class NoMatch(Exception):
+    """Something resembles the pattern and is not it. `reason` says why in a user's words, `op` where, `suggest` what to change."""
+
+    def __init__(self, op: ir.Operation, reason: str, suggest: str = "") -> None:
+        super().__init__(reason)
+        self.op, self.reason, self.suggest = op, reason, suggest
+
+
+@dataclass
+class Softmax:
+    """softmax of `logits` along `axis`.
+
+    `view` names the dimensions of `logits` and of the results; `probabilities` are the values e / sum(e) (in one or several
+    spellings of the same quotient); `ops` are the operations between.
+    """
+
+    logits: ir.Value
+    probabilities: ir.Value
+    view: View
+    axis: Axis
+    space: AxisSpace
+    ops: list[ir.Operation]
+
+
+def reduction(op: ir.Operation) -> str | None:
+    """The name of the one binary operation that a stablehlo.reduce of one operand applies, e.g. "stablehlo.add"."""
+    if op.name != "stablehlo.reduce" or len(op.operands) != 2:
+        return None
+    body = [inner.operation.name for inner in op.regions[0].blocks[0].operations]
+    return body[0] if len(body) == 2 else None
+
+
+def find_softmax(exponential: ir.Operation) -> Softmax | None:
+    """The softmax whose exponentials `exponential` computes; None where these are not normalised by their own sum.
+
+    Raises: NoMatch if they are, but the result is not a softmax.
+    """
+    weights = exponential.results[0]
+    total = _sum_of(weights)
+    if total is None:
+        return None
+    dims = int_list(total, "dimensions")
+    quotients = _quotients(weights, total)
+    if not quotients:
+        return None
+    if len(dims) != 1:
+        raise NoMatch(total, f"the softmax runs over {len(dims)} dimensions at once", "reshape them into one")
+    if shape(weights)[dims[0]] == 1:
+        return None
+    space = AxisSpace()
+    view = space.fresh_view(shape(weights))
+    (axis,) = view[dims[0]]
+    space.keep_whole([axis])
+    quotient = _normalised(space, quotients, total, view, axis)
+    if quotient is None:
+        return None
+    logits, shift_ops = _strip_shifts(space, exponential, view, axis)
+    ops = [*shift_ops, exponential, *_between(weights, quotient), total]
+    return Softmax(logits, quotient.results[0], view, axis, space, ops)
+
+
+def _through_converts(value: ir.Value) -> ir.Value:
+    while (op := defined_by(value, "stablehlo.convert")) is not None:
+        value = op.operands[0]
+    return value
+
+
+def _direct_and_converted_users(value: ir.Value) -> list[ir.Operation]:
+    found = users(value)
+    converted = [user for op in found if op.name == "stablehlo.convert" for user in users(op.results[0])]
+    return found + converted
+
+
+def _sum_of(weights: ir.Value) -> ir.Operation | None:
+    for op in _direct_and_converted_users(weights):
+        if reduction(op) == "stablehlo.add" and splat(op.operands[1]) == 0:
+            return op
+    return None
+
+
+def _quotients(weights: ir.Value, total: ir.Operation) -> list[ir.Operation]:
+    """Divisions of the weights, or products with them, by something that depends on their sum; divisions first."""
+    found = []
+    for op in _direct_and_converted_users(weights):
+        for own in _QUOTIENT_OPERANDS.get(op.name, ()):
+            if _through_converts(op.operands[own]) == weights and _descends(op.operands[1 - own], total):
+                found.append(op)
+    return sorted(found, key=lambda op: op.name)
+
+
+_QUOTIENT_OPERANDS = {"stablehlo.divide": (0,), "stablehlo.multiply": (0, 1)}
+
+
+def _normalised(
+    space: AxisSpace, quotients: list[ir.Operation], total: ir.Operation, view: View, axis: Axis
+) -> ir.Operation | None:
+    """The quotient that divides by the bare sum; a derivative multiplies the weights by other functions of it."""
+    failure: NoMatch | None = None
+    for quotient in quotients:
+        try:
+            _check_normaliser(space, quotient, total, view, axis)
+            return quotient
+        except NoMatch as miss:
+            if quotient.name == "stablehlo.divide":
+                failure = failure or miss
+    if failure is not None:
+        raise failure
+    return None
+
+
+_NORMALISER_OPS = {
+    "stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert",
+    "stablehlo.add", "stablehlo.maximum", "stablehlo.divide", "stablehlo.select",
+}  # fmt: skip
+
+
+def _descends(value: ir.Value, ancestor: ir.Operation) -> bool:
+    frontier, seen = [value], 0
+    while frontier and seen < 16:
+        op = defining_op(frontier.pop())
+        seen += 1
+        if op is not None and op == ancestor:
+            return True
+        if op is not None and op.name in _NORMALISER_OPS:
+            frontier.extend(op.operands)
+    return False
+
+
+def _check_normaliser(space: AxisSpace, quotient: ir.Operation, total: ir.Operation, view: View, axis: Axis) -> None:
+    """The divisor must be the bare sum, standing where its rows are."""
+    value: ir.Value = quotient.operands[1]
+    if quotient.name == "stablehlo.multiply":
+        value = next(v for v in quotient.operands if _through_converts(v) != _through_converts(total.operands[0]))
+        value = _reciprocal_of(value, quotient)
+    current: View | None = view
+    while (op := defining_op(value)) is not None and op != total and current is not None:
+        if op.name not in ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert"):
+            raise NoMatch(op, f"the softmax is normalised by more than its own sum ({_short(op)} on the denominator)")
+        current = operand_view(space, op, current)
+        value = op.operands[0]
+    rows = tuple(dim for dim in view if dim != (axis,))
+    if current is None or space.resolve_view(current) != rows:
+        raise NoMatch(quotient, "the softmax divides each element by the sum of another row", "keep the summed dimension in place")
+
+
+def _reciprocal_of(value: ir.Value, quotient: ir.Operation) -> ir.Value:
+    while (op := defining_op(value)) is not None and op.name == "stablehlo.broadcast_in_dim":
+        value = op.operands[0]
+    if op is None or op.name != "stablehlo.divide" or splat(op.operands[0]) != 1:
+        raise NoMatch(quotient, "the exponentials are multiplied by something other than one over their sum")
+    return op.operands[1]
+
+
+def _strip_shifts(
+    space: AxisSpace, exponential: ir.Operation, view: View, axis: Axis
+) -> tuple[ir.Value, list[ir.Operation]]:
+    """Drop `- row maximum` (softmax is invariant under shifts that are constant along its axis); at least one maximum is required."""
+    value, ops, has_maximum = exponential.operands[0], [], False
+    while (op := _through_convert_to(value, "stablehlo.subtract")) is not None:
+        chain = _row_constant(space, op.operands[1], view, axis)
+        if chain is None:
+            break
+        has_maximum = has_maximum or any(reduction(link) == "stablehlo.maximum" for link in chain)
+        ops += [op, *chain] if value == op.results[0] else [defining_op(value), op, *chain]
+        value = op.operands[0]
+    if not has_maximum:
+        raise NoMatch(
+            exponential,
+            "the exponentials are normalised without subtracting the row maximum first",
+            "use jax.nn.softmax, which cannot overflow",
+        )
+    return value, [op for op in reversed(ops) if op is not None]
+
+
+def _through_convert_to(value: ir.Value, name: str) -> ir.Operation | None:
+    op = defining_op(value)
+    if op is not None and op.name == "stablehlo.convert":
+        op = defining_op(op.operands[0])
+    return op if op is not None and op.name == name else None
+
+
+def _row_constant(space: AxisSpace, value: ir.Value, view: View, axis: Axis) -> list[ir.Operation] | None:
+    """The operations from a reduction along `axis` to `value`, if `value` does not vary along it; None if it does."""
+    ops: list[ir.Operation] = []
+    current: View | None = view
+    while (op := defining_op(value)) is not None:
+        if reduction(op) is not None:
+            kept = current is not None and axis not in axes_of(space.resolve_view(current))
+            return [*ops, op] if kept else None
+        if op.name == "stablehlo.select" and current is not None:
+            # max if is_finite(max) else 0: the guard of jax.nn.softmax and logsumexp
+            guard = defined_by(op.operands[0], "stablehlo.is_finite")
+            if guard is None or guard.operands[0] != op.operands[1] or splat(op.operands[2]) != 0:
+                return None
+            ops += [op, guard]
+            value = op.operands[1]
+            continue
+        if current is None:
+            return None
+        current = operand_view(space, op, current)
+        ops.append(op)
+        value = op.operands[0] if current is not None else value
+        if current is None:
+            return None
+    return None
+
+
+def _between(weights: ir.Value, quotient: ir.Operation) -> list[ir.Operation]:
+    """Operations from the weights to the quotient, the divisor's included: all that the quotient needs after the exponential."""
+    found: list[ir.Operation] = [quotient]
+    frontier = list(quotient.operands)
+    source = defining_op(weights)
+    while frontier:
+        op = defining_op(frontier.pop())
+        if op is None or op == source or op in found or op.name == "stablehlo.constant":
+            continue
+        found.append(op)
+        if reduction(op) is None:
+            frontier.extend(op.operands)
+        else:
+            frontier.append(op.operands[0])
+    return found
+
+
+def _short(op: ir.Operation) -> str:
+    return op.name.removeprefix("stablehlo.").removeprefix("chlo.")

@@ -1,0 +1,108 @@
+"""Exact evaluation of values that depend on constants only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxlib.mlir import ir
+
+from zenith_mlir.canonical.splats import COMPARE, comparison_direction, numpy_dtype
+from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, int_list, shape, splat
+
+# A mask of 4096 x 4096 is 16 Mi elements; what is larger is not worth the memory at compile time.
+MAX_ELEMENTS = 1 << 24
+_MAX_DEPTH = 32
+
+
+def evaluate(value: ir.Value, depth: int = 0) -> np.ndarray | None:
+    """The value as a numpy array if only constants, iotas and exact integer, boolean or shape operations lead to it."""
+    op = defining_op(value)
+    if op is None or depth > _MAX_DEPTH or not has_static_shape(value):
+        return None
+    function = _EVALUATORS.get(op.name)
+    if function is None or np.prod(shape(value), dtype=np.float64) > MAX_ELEMENTS:
+        return None
+    operands = [evaluate(operand, depth + 1) for operand in op.operands]
+    if any(operand is None for operand in operands):
+        return None
+    return function(op, *operands)
+
+
+def _constant(op: ir.Operation) -> np.ndarray | None:
+    dims, dtype = shape(op.results[0]), numpy_dtype(element_type(op.results[0]))
+    number = splat(op.results[0])
+    if dtype is None:
+        return None
+    if number is not None:
+        return np.broadcast_to(np.asarray(number, dtype), dims)
+    try:
+        return np.asarray(op.attributes["value"]).astype(dtype).reshape(dims)
+    except (TypeError, ValueError):
+        return None
+
+
+def _iota(op: ir.Operation) -> np.ndarray | None:
+    dims, dtype = shape(op.results[0]), numpy_dtype(element_type(op.results[0]))
+    dim = ir.IntegerAttr(op.attributes["iota_dimension"]).value
+    line = [1] * len(dims)
+    line[dim] = dims[dim]
+    return None if dtype is None else np.broadcast_to(np.arange(dims[dim]).astype(dtype).reshape(line), dims)
+
+
+def _broadcast(op: ir.Operation, x: np.ndarray) -> np.ndarray:
+    dims, outer = int_list(op, "broadcast_dimensions"), shape(op.results[0])
+    order = np.argsort(dims)
+    line = [1] * len(outer)
+    for i, dim in enumerate(dims):
+        line[dim] = x.shape[i]
+    return np.broadcast_to(x.transpose(order).reshape(line), outer)
+
+
+def _slice(op: ir.Operation, x: np.ndarray) -> np.ndarray:
+    bounds = (int_list(op, name) for name in ("start_indices", "limit_indices", "strides"))
+    return x[tuple(slice(*bound) for bound in zip(*bounds, strict=True))]
+
+
+def _convert(op: ir.Operation, x: np.ndarray) -> np.ndarray | None:
+    dtype = numpy_dtype(element_type(op.results[0]))
+    if dtype is None or (x.dtype.kind not in "iub" and dtype.kind in "iub"):
+        return None
+    return x.astype(dtype)
+
+
+def _compare(op: ir.Operation, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return COMPARE[comparison_direction(op)](a, b)
+
+
+def _exact(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray | None]:
+    """Integer and boolean arithmetic wraps in numpy as it does in StableHLO; floats are left alone."""
+
+    def apply(op: ir.Operation, *operands: np.ndarray) -> np.ndarray | None:
+        return function(*operands) if all(x.dtype.kind in "iub" for x in operands) else None
+
+    return apply
+
+
+_EVALUATORS: dict[str, Callable[..., np.ndarray | None]] = {
+    "stablehlo.constant": _constant,
+    "stablehlo.iota": _iota,
+    "stablehlo.broadcast_in_dim": _broadcast,
+    "stablehlo.reshape": lambda op, x: x.reshape(shape(op.results[0])),
+    "stablehlo.transpose": lambda op, x: x.transpose(int_list(op, "permutation")),
+    "stablehlo.slice": _slice,
+    "stablehlo.convert": _convert,
+    "stablehlo.compare": _compare,
+    "stablehlo.select": lambda op, p, a, b: np.where(p, a, b),
+    "stablehlo.add": _exact(np.add),
+    "stablehlo.subtract": _exact(np.subtract),
+    "stablehlo.multiply": _exact(np.multiply),
+    "stablehlo.and": _exact(np.bitwise_and),
+    "stablehlo.or": _exact(np.bitwise_or),
+    "stablehlo.xor": _exact(np.bitwise_xor),
+    "stablehlo.not": _exact(np.invert),
+    "stablehlo.maximum": _exact(np.maximum),
+    "stablehlo.minimum": _exact(np.minimum),
+    "stablehlo.negate": _exact(np.negative),
+    "stablehlo.abs": _exact(np.abs),
+}
