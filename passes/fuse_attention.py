@@ -1,0 +1,29 @@
+"""fuse-attention: raise-attention and lower-kernels in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from zenith_mlir.context import PassContext
+from zenith_mlir.module import Module
+from zenith_mlir.passes.inline_calls import InlineCalls
+from zenith_mlir.passes.lower_kernels import LowerKernels
+from zenith_mlir.passes.raise_attention import RaiseAttention
+from zenith_mlir.passes.simplify import Simplify
+from zenith_mlir.registry import Pass, option, register
+
+
+@register("fuse-attention")
+@dataclass(frozen=True)
+class FuseAttention(Pass):
+    """Replace softmax(q kᵀ · scale + bias) v by one attention call.
+
+    Brings the module into canonical form (inline-calls, simplify), raises every attention and lowers it to the target's kernel.
+    Remarks carry the names of the passes that did the work.
+    """
+
+    min_seq: int = option(128, "leave attention whose longer sequence is shorter than this to XLA")
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        for stage in (InlineCalls(), Simplify(), RaiseAttention(), LowerKernels(min_seq=self.min_seq)):
+            stage.run(module, replace(ctx, pass_name=stage.name))

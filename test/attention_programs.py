@@ -1,0 +1,235 @@
+"""Attention as people write it, and what only looks like it: the programs that the raising tests run on.
+
+Each program is a JAX function with arguments; sizes are small and all different, so that a confused axis cannot hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+B, H, G, T, S, D, E = 2, 3, 2, 5, 7, 4, 6
+
+
+def array(*shape: int, seed: int = 0, dtype: Any = np.float32) -> jax.Array:
+    return jnp.asarray(np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)).astype(dtype)
+
+
+def mask_of(*shape: int) -> jax.Array:
+    keep = np.random.default_rng(7).random(shape) < 0.6
+    keep[..., 0] = True
+    return jnp.asarray(keep)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function of `arguments`; `facts` are what raising must state, `reason` what it must say where it refuses."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+def btnh(t: int = T, s: int = S, dtype: Any = np.float32) -> list[jax.Array]:
+    return [array(B, t, H, D, seed=1, dtype=dtype), array(B, s, H, D, seed=2, dtype=dtype), array(B, s, H, E, seed=3, dtype=dtype)]
+
+
+def scores(q: Any, k: Any) -> Any:
+    return jnp.einsum("bthd,bshd->bhts", q, k)
+
+
+def output(p: Any, v: Any) -> Any:
+    return jnp.einsum("bhts,bshe->bthe", p, v)
+
+
+def attend(x: Any, v: Any) -> Any:
+    return output(jax.nn.softmax(x, axis=-1), v)
+
+
+def causal(x: Any, fill: float = -1e30, offset: int = 0) -> Any:
+    t, s = x.shape[-2:]
+    return jnp.where(jnp.arange(t)[:, None] + offset >= jnp.arange(s)[None, :], x, fill)
+
+
+def manual_softmax(x: Any) -> Any:
+    e = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+    return e / jnp.sum(e, axis=-1, keepdims=True)
+
+
+def bhtd(q: Any, k: Any, v: Any) -> Any:
+    return jax.nn.softmax(q @ k.swapaxes(-1, -2) * 0.5, axis=-1) @ v
+
+
+def grouped_repeat(q: Any, k: Any, v: Any) -> Any:
+    return attend(scores(q, jnp.repeat(k, G, axis=2)), jnp.repeat(v, G, axis=2))
+
+
+def reshaped_groups(q: Any, k: Any, v: Any) -> Any:
+    q = q.reshape(B, T, H, G, D)
+    x = jnp.einsum("bthgd,bshd->bhgts", q, k)
+    return jnp.einsum("bhgts,bshe->bthge", jax.nn.softmax(x, axis=-1), v).reshape(B, T, H * G, E)
+
+
+def columns_first(q: Any, k: Any, v: Any) -> Any:
+    x = jnp.einsum("bshd,bthd->bsht", k, q)
+    return jnp.einsum("bsht,bshe->bthe", jax.nn.softmax(x, axis=1), v)
+
+
+def value_on_the_left(q: Any, k: Any, v: Any) -> Any:
+    p = jax.nn.softmax(scores(q, k), axis=-1)
+    return jax.lax.dot_general(v, p, (((1,), (3,)), ((0, 2), (0, 1)))).transpose(0, 3, 1, 2)
+
+
+def bfloat16_with_float32_softmax(q: Any, k: Any, v: Any) -> Any:
+    p = jax.nn.softmax(scores(q, k).astype(jnp.float32) / np.sqrt(D), axis=-1)
+    return output(p.astype(jnp.bfloat16), v)
+
+
+def dropout(q: Any, k: Any, v: Any, keep: Any) -> Any:
+    p = jax.nn.softmax(scores(q, k), axis=-1)
+    return output(jnp.where(keep, p / 0.9, 0.0), v)
+
+
+def one_query(q: Any, k: Any, v: Any) -> Any:
+    p = jax.nn.softmax(jnp.einsum("bhd,bshd->bhs", q, k), axis=-1)
+    return jnp.einsum("bhs,bshe->bhe", p, v)
+
+
+def probabilities_too(q: Any, k: Any, v: Any) -> Any:
+    p = jax.nn.softmax(scores(q, k), axis=-1)
+    return output(p, v), p
+
+
+def in_scan(q: Any, k: Any, v: Any) -> Any:
+    def step(carry: Any, _: Any) -> Any:
+        return attend(scores(carry, k), v)[..., :D], None
+
+    return jax.lax.scan(step, q, None, length=3)[0]
+
+
+_bias = array(1, H, T, S, seed=4)
+_small_bias = array(B, 1, 1, S, seed=5)
+_mask = mask_of(B, 1, T, S)
+_keys_mask = mask_of(B, S)
+
+RAISED: list[Program] = [
+    Program("no scale", lambda q, k, v: attend(scores(q, k), v), btnh(), {"scale": 1.0, "causal": False}),
+    Program("scale on logits", lambda q, k, v: attend(scores(q, k) * 0.25, v), btnh(), {"scale": 0.25}),
+    Program("scale by division", lambda q, k, v: attend(scores(q, k) / 8.0, v), btnh(), {"scale": 0.125}),
+    Program("scale on queries", lambda q, k, v: attend(scores(q * 0.25, k), v), btnh(), {"scale": 0.25}),
+    Program("scale on keys and queries", lambda q, k, v: attend(scores(q / 2.0, k / 4.0), v), btnh(), {"scale": 0.125}),
+    Program("scale computed in the graph", lambda q, k, v: attend(scores(q / jnp.sqrt(16.0), k), v), btnh(), {"scale": 0.25}),
+    Program("manual softmax", lambda q, k, v: output(manual_softmax(scores(q, k)), v), btnh()),
+    Program("additive bias", lambda q, k, v, b: attend(scores(q, k) * 0.5 + b, v), [*btnh(), _bias], {"scale": 0.5}),
+    Program("small additive bias", lambda q, k, v, b: attend(b + scores(q, k), v), [*btnh(), _small_bias]),
+    Program("subtracted bias", lambda q, k, v, b: attend(scores(q, k) - b, v), [*btnh(), _bias]),
+    Program("mask", lambda q, k, v, m: attend(jnp.where(m, scores(q, k), -1e9), v), [*btnh(), _mask]),
+    Program("mask, -inf", lambda q, k, v, m: attend(jnp.where(m, scores(q, k), -jnp.inf), v), [*btnh(), _mask]),
+    Program("mask, inverted", lambda q, k, v, m: attend(jnp.where(~m, -1e9, scores(q, k)), v), [*btnh(), _mask]),
+    Program("mask of integers", lambda q, k, v, m: attend(jnp.where(m != 0, scores(q, k), -1e9), v), [*btnh(), _mask.astype(np.int32)]),
+    Program(
+        "mask as bias",
+        lambda q, k, v, m: attend(scores(q, k) + jnp.where(m[:, None, None, :], 0.0, np.finfo(np.float32).min), v),
+        [*btnh(), _keys_mask],
+    ),
+    Program("bias, then mask", lambda q, k, v, b, m: attend(jnp.where(m, scores(q, k) + b, -1e30), v), [*btnh(), _bias, _mask]),
+    Program("mask, then bias", lambda q, k, v, b, m: attend(jnp.where(m, scores(q, k), -1e30) + b, v), [*btnh(), _bias, _mask]),
+    Program("causal", lambda q, k, v: attend(causal(scores(q, k)), v), btnh(), {"causal": True}),
+    Program("causal with an offset", lambda q, k, v: attend(causal(scores(q, k), offset=S - T), v), btnh(), {"causal": False}),
+    Program("causal by tril", lambda q, k, v: attend(jnp.where(jnp.tril(jnp.ones((T, S), bool)), scores(q, k), -1e9), v), btnh(), {"causal": True}),
+    Program("causal by a constant", lambda q, k, v: attend(jnp.where(np.tri(T, S, dtype=bool), scores(q, k), -1e9), v), btnh(), {"causal": True}),
+    Program("causal bias", lambda q, k, v: attend(scores(q, k) + jnp.where(jnp.tril(jnp.ones((T, S), bool)), 0.0, -1e9), v), btnh(), {"causal": True}),
+    Program(
+        "causal and padding",
+        lambda q, k, v, m: attend(jnp.where(jnp.tril(jnp.ones((T, S), bool)) & m[:, None, None, :], scores(q, k), -1e9), v),
+        [*btnh(), _keys_mask],
+        {"causal": True},
+    ),
+    Program(
+        "window",
+        lambda q, k, v: attend(jnp.where(jnp.abs(jnp.arange(T)[:, None] - jnp.arange(S)[None, :]) < 3, scores(q, k), -1e9), v),
+        btnh(),
+    ),
+    Program("soft cap", lambda q, k, v: attend(5.0 * jnp.tanh(scores(q, k) / 5.0), v), btnh(), {"softcap": 5.0}),
+    Program("clipped", lambda q, k, v: attend(jnp.clip(scores(q, k), -1.0, 1.0), v), btnh()),
+    Program("BHTD", bhtd, [array(B, H, T, D), array(B, H, S, D, seed=2), array(B, H, S, E, seed=3)], {"scale": 0.5}),
+    Program("rank 3", bhtd, [array(B, T, D), array(B, S, D, seed=2), array(B, S, E, seed=3)]),
+    Program("rank 2", bhtd, [array(T, D), array(S, D, seed=2), array(S, E, seed=3)]),
+    Program("vmapped", jax.vmap(bhtd), [array(4, B, T, D), array(4, B, S, D, seed=2), array(4, B, S, E, seed=3)]),
+    Program("columns first", columns_first, btnh()),
+    Program("value on the left", value_on_the_left, btnh()),
+    Program("grouped by repeat", grouped_repeat, [array(B, T, H * G, D), *btnh()[1:]]),
+    Program("grouped by reshape", reshaped_groups, [array(B, T, H * G, D), *btnh()[1:]]),
+    Program(
+        "one shared head",
+        lambda q, k, v: jnp.einsum("bhts,bse->bthe", jax.nn.softmax(jnp.einsum("bthd,bsd->bhts", q, k), axis=-1), v),
+        [array(B, T, H, D), array(B, S, D, seed=2), array(B, S, E, seed=3)],
+    ),
+    Program("keys are values", lambda q, k: jnp.einsum("ts,sd->td", jax.nn.softmax(q @ k.T, axis=-1), k), [array(T, D), array(S, D, seed=2)]),
+    Program("bfloat16", lambda q, k, v: attend(scores(q, k), v), btnh(dtype=jnp.bfloat16)),
+    Program("bfloat16, float32 softmax", bfloat16_with_float32_softmax, btnh(dtype=jnp.bfloat16)),
+    Program("dropout", dropout, [*btnh(), mask_of(B, H, T, S)]),
+    Program("head mask", lambda q, k, v, h: output(jax.nn.softmax(scores(q, k), axis=-1) * h[None, :, None, None], v), [*btnh(), array(H)]),
+    Program("one query", one_query, [array(B, H, D), *btnh()[1:]]),
+    Program("probabilities escape", probabilities_too, btnh(), {"escapes": True}),
+    Program("inside scan", in_scan, btnh(t=T)),
+    Program("jax.nn, causal", lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True), [array(B, S, H, D, seed=i) for i in range(3)], {"causal": True}),
+]  # fmt: skip
+
+
+def _wrong_axis(q: Any, k: Any, v: Any) -> Any:
+    return output(jax.nn.softmax(scores(q, k), axis=-2), v)
+
+
+def _no_maximum(q: Any, k: Any, v: Any) -> Any:
+    e = jnp.exp(scores(q, k))
+    return output(e / e.sum(-1, keepdims=True), v)
+
+
+def _epsilon(q: Any, k: Any, v: Any) -> Any:
+    x = scores(q, k)
+    e = jnp.exp(x - x.max(-1, keepdims=True))
+    return output(e / (e.sum(-1, keepdims=True) + 1e-6), v)
+
+
+def _wrong_rows(q: Any, k: Any, v: Any) -> Any:
+    x = scores(q, k)
+    e = jnp.exp(x - x.max(-1, keepdims=True))
+    return output(e / e.sum(-1)[:, :, ::-1, None], v)
+
+
+def _squared(q: Any, k: Any, v: Any) -> Any:
+    p = jax.nn.softmax(scores(q, k), axis=-1)
+    return output(p * p, v)
+
+
+REFUSED: list[Program] = [
+    Program("softmax over the queries", _wrong_axis, btnh(t=S), reason="does not sum over the softmax's own axis"),
+    Program("no maximum", _no_maximum, btnh(), reason="without subtracting the row maximum"),
+    Program("epsilon in the denominator", _epsilon, btnh(), reason="more than its own sum"),
+    Program("rows exchanged", _wrong_rows, btnh(), reason="more than its own sum"),
+    Program("exponential of logits", lambda q, k, v: attend(jnp.exp(scores(q, k)), v), btnh(), reason="but from exponential"),
+    Program("no product of queries and keys", lambda x, v: attend(-jnp.abs(x), v), [array(B, H, T, S), btnh()[2]], reason="but from abs"),
+    Program("two softmax axes", lambda q, k, v: output(jax.nn.softmax(scores(q, k), axis=(-1, -2)), v), btnh(), reason="2 dimensions at once"),
+    Program(
+        "one vector weighs the rows",
+        lambda x, w: jnp.einsum("bs,bsd->bd", jax.nn.softmax(jnp.einsum("bsd,d->bs", x, w), axis=-1), x),
+        [array(B, S, D), array(D)],
+        reason="batch axis that the queries lack",
+    ),
+    Program("squared probabilities", _squared, btnh(), reason="after the softmax has no form"),
+]  # fmt: skip
+
+# Programs with a softmax that nobody would call attention: neither raised nor remarked on.
+UNRELATED: list[Program] = [
+    Program("classifier", lambda x, w: jax.nn.softmax(x @ w, axis=-1), [array(B, D), array(D, S)]),
+    Program("cross-entropy", lambda x, w: -jnp.mean(jax.nn.log_softmax(x @ w)[:, 0]), [array(B, D), array(D, S)]),
+    Program("no softmax", lambda a, b: jnp.tanh(a @ b), [array(T, D), array(D, S)]),
+]
