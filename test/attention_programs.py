@@ -224,7 +224,7 @@ REFUSED: list[Program] = [
         [array(B, S, D), array(D)],
         reason="batch axis that the queries lack",
     ),
-    Program("squared probabilities", _squared, btnh(), reason="after the softmax has no form"),
+    Program("squared probabilities", _squared, btnh(), reason="combined with themselves"),
 ]  # fmt: skip
 
 # Programs with a softmax that nobody would call attention: neither raised nor remarked on.

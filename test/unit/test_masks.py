@@ -59,6 +59,7 @@ BANDS: dict[str, Callable[[], Any]] = {
     "difference, reversed": lambda: (columns() - rows()) < 2,
     "window left": lambda: rows() - columns() < 3,
     "diagonal": lambda: rows() == columns(),
+    "symmetric window": lambda: jnp.abs(rows() - columns()) < 3,
     "tril": lambda: jnp.tril(jnp.ones((T, S), bool)),
     "tril with k": lambda: jnp.tril(jnp.ones((T, S), bool), k=2),
     "triu of ones, inverted": lambda: jnp.triu(jnp.ones((T, S)), k=1) == 0,

@@ -106,3 +106,6 @@ _EVALUATORS: dict[str, Callable[..., np.ndarray | None]] = {
     "stablehlo.negate": _exact(np.negative),
     "stablehlo.abs": _exact(np.abs),
 }
+
+EXACT_OPS = frozenset(_EVALUATORS)
+"""Operations that `evaluate` computes exactly."""

@@ -13,8 +13,8 @@ import numpy as np
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.splats import comparison_direction
-from zenith_mlir.ir.facts import defining_op, element_type, is_float, splat
-from zenith_mlir.match.affine import affine
+from zenith_mlir.ir.facts import defined_by, defining_op, element_type, is_float, splat
+from zenith_mlir.match.affine import Affine, affine
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
 from zenith_mlir.match.constants import evaluate
 
@@ -82,7 +82,8 @@ def _conjuncts(space: AxisSpace, term: Term, depth: int) -> Iterator[Term]:
 
 
 # a - b compared with zero: (direction) -> (lower bound, upper bound) on a - b
-_RANGES: dict[str, tuple[int | None, int | None]] = {
+Limits = tuple[int | None, int | None]
+_RANGES: dict[str, Limits] = {
     "LT": (None, -1), "LE": (None, 0), "GT": (1, None), "GE": (0, None), "EQ": (0, 0),
 }  # fmt: skip
 _NEGATED = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "NE": "EQ", "EQ": "NE"}
@@ -95,9 +96,27 @@ def _band_of_compare(space: AxisSpace, term: Term, column: Axis) -> Band | None:
     direction = comparison_direction(op)
     limits = _RANGES.get(_NEGATED[direction] if term.negated else direction)
     a, b = (affine(space, operand, term.view) for operand in op.operands)
-    if a is None or b is None or limits is None:
+    if limits is None or b is None:
         return None
-    difference = a + b.scaled(-1)
+    if a is None:
+        return _band_of_distance(space, op, b, limits, term.view, column)
+    return _band_of(a + b.scaled(-1), limits, column)
+
+
+def _band_of_distance(
+    space: AxisSpace, op: ir.Operation, bound: Affine, limits: Limits, view: View, column: Axis
+) -> Band | None:
+    """abs(x) < c, a symmetric window: -c < x < c."""
+    distance = defined_by(op.operands[0], "stablehlo.abs")
+    inner = None if distance is None else affine(space, distance.operands[0], view)
+    if inner is None or bound.coefficients or limits[0] is not None or limits[1] is None:
+        return None
+    reach = limits[1] + bound.offset
+    return _band_of(inner, (-reach, reach), column)
+
+
+def _band_of(difference: Affine, limits: Limits, column: Axis) -> Band | None:
+    """The band where `difference`, an affine function of a row and the column, lies within `limits`."""
     rows = difference.coefficients.keys() - {column}
     if difference.coefficients.get(column) not in (1, -1) or len(rows) != 1:
         return None

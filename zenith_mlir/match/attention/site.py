@@ -10,6 +10,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.canonical.shapes import holds
 from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import defined_by, defining_op, element_type, has_static_shape, is_float, shape, splat, users
 from zenith_mlir.match.attention.logits import SHAPE_OPS, Path, RawStep, first_obstacle, paths, post_step
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax
@@ -23,8 +24,8 @@ from zenith_mlir.match.axes import (
     operand_view,
     result_view,
 )
-from zenith_mlir.match.masks import Band, recover
-from zenith_mlir.ir.dots import DotDims
+from zenith_mlir.match.constants import EXACT_OPS
+from zenith_mlir.match.masks import recover
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class _Matcher:
             if step.operand is None:
                 out.append(Step(step.kind, value=step.value))
                 continue
-            if step.kind == "select" or (additive := _additive_mask(step)) is not None:
+            if step.kind == "select" or (additive := _additive_mask(self.space, step)) is not None:
                 source = step if step.kind == "select" else additive
                 if source.operand not in shared:
                     found, rows = self._masked(source, step, rows)
@@ -307,6 +308,9 @@ class _Matcher:
         return all(axis in queries - keys - values for axis in candidates)
 
     def _with_operand(self, step: RawStep, operand: Operand, negated: bool) -> Step:
+        producer = defining_op(operand.value)
+        if producer is not None and producer in self.ops:
+            raise NoMatch(step.op, "the probabilities or logits are combined with themselves")
         self._absorb_modifier(operand)
         for i, known in enumerate(self.inputs[3:], start=3):
             if known.value == operand.value and self._resolved(known.view) == self._resolved(operand.view):
@@ -393,19 +397,24 @@ def _reads_no_more(op: ir.Operation) -> bool:
     return op.name != "stablehlo.convert" or (is_float(narrow) and holds(wide, narrow))
 
 
-def _additive_mask(step: RawStep) -> RawStep | None:
-    """The mask behind `x + select(m, 0, fill)`, as a select step; repeats and converts of it are looked through."""
+def _additive_mask(space: AxisSpace, step: RawStep) -> RawStep | None:
+    """The mask behind `x + select(m, 0, fill)`, repeated or transposed on its way, as a select step."""
     if step.kind != "add" or step.operand is None:
         return None
-    select = defined_by(step.operand, "stablehlo.select")
+    value, view = step.operand, step.view
+    while (op := defining_op(value)) is not None and op.name in SHAPE_OPS:
+        inner = operand_view(space, op, view)
+        if inner is None:
+            return None
+        value, view = op.operands[0], inner
+    select = defined_by(value, "stablehlo.select")
     if select is None:
         return None
     predicate, on_true, on_false = select.operands
     numbers = (splat(on_true), splat(on_false))
-    if numbers[0] == 0 and numbers[1] is not None:
-        return RawStep("select", select, float(numbers[1]), predicate, step.view, False)
-    if numbers[1] == 0 and numbers[0] is not None:
-        return RawStep("select", select, float(numbers[0]), predicate, step.view, True)
+    for fill, zero, negated in ((numbers[1], numbers[0], False), (numbers[0], numbers[1], True)):
+        if zero == 0 and fill is not None:
+            return RawStep("select", select, float(fill), predicate, view, negated)
     return None
 
 
@@ -420,13 +429,6 @@ def _merged_bands(steps: list[Step]) -> list[Step]:
         else:
             out.append(step)
     return out
-
-
-# What masks are computed with: proven bands leave no operand, so their arithmetic moves into the decomposition.
-_MASK_OPS = {
-    f"stablehlo.{name}"
-    for name in ("iota", "compare", "and", "or", "not", "add", "subtract", "multiply", "negate", "select", "slice")
-} | set(SHAPE_OPS)
 
 
 def _needed(result: ir.Value, stops: set[ir.Value], matched: Iterable[ir.Operation]) -> list[ir.Operation]:
@@ -447,7 +449,8 @@ def _needed(result: ir.Value, stops: set[ir.Value], matched: Iterable[ir.Operati
         if expanded:
             done[op] = None
             continue
-        if op not in allowed and (op.name not in _MASK_OPS or is_float(element_type(value))):
+        # A proven mask leaves no operand, so the arithmetic on constants that it was proven from moves along.
+        if op not in allowed and op.name not in EXACT_OPS:
             raise NoMatch(op, f"{op.name.split('.', 1)[-1]} takes part in a way that is not understood")
         stack.append((value, True))
         stack.extend((operand, False) for operand in op.operands)

@@ -120,20 +120,15 @@ def _normalised(
     return None
 
 
-_NORMALISER_OPS = {
-    "stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert",
-    "stablehlo.add", "stablehlo.maximum", "stablehlo.divide", "stablehlo.select",
-}  # fmt: skip
-
-
 def _descends(value: ir.Value, ancestor: ir.Operation) -> bool:
+    """Whether `ancestor` is among the operations close above `value`."""
     frontier, seen = [value], 0
     while frontier and seen < 16:
         op = defining_op(frontier.pop())
         seen += 1
-        if op is not None and op == ancestor:
-            return True
-        if op is not None and op.name in _NORMALISER_OPS:
+        if op is not None:
+            if op == ancestor:
+                return True
             frontier.extend(op.operands)
     return False
 
