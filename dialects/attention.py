@@ -1,24 +1,24 @@
 """zenith.attention: out = softmax(steps(q kᵀ)) v.
 
-Roles: 0 q, 1 k, 2 v, then modifiers (biases, masks) that steps name by number. One result. Every operand keeps the layout that the
-program gave it; the attributes say what its dimensions are:
+Roles: 0 q, 1 k, 2 v, then modifiers (biases, masks) that steps name by number. One result. Every operand keeps the
+layout that the program gave it; the attributes say what its dimensions are:
 
-    sources   for each role the operand that plays it; one operand may play several (keys that are the values, a mask used twice)
-    axes      sizes by name: rows t, columns s, contracted d (d1, ... if several), value features e; every other axis is parallel:
-              b, h, ... are shared by q and k or v, g, ... belong to q alone (grouped heads)
+    sources   for each role the operand that plays it; one operand may play several (keys that are the values)
+    axes      sizes by name: rows t, columns s, contracted d (d1, ... if several), value features e; every other axis is
+              parallel: b, h, ... are shared by q and k or v, g, ... belong to q alone (grouped heads)
     q k v out layouts, e.g. q = "b t (h g) d", k = "b s h d"; an axis that an operand lacks is repeated
     modifiers layouts of the further roles
     steps     what happens to the logits x, in order (see `Step`), and after the softmax to the probabilities
     escapes   the logits or probabilities have other users, so fusing does not remove them
     scale, causal, softcap: the same facts for readers, where they hold
 
-Semantics (`reference`): x[.., t, s] = sum_d q[.., t, d] k[.., s, d]; x = steps(x); p = softmax over s; p = post steps(p);
-out[.., t, e] = sum_s p[.., t, s] v[.., s, e].  (Vaswani et al. 2017, section 3.2.1.)
+Semantics (`reference`): x[.., t, s] = sum_d q[.., t, d] k[.., s, d]; x = steps(x); p = softmax over s; p = post
+steps(p); out[.., t, e] = sum_s p[.., t, s] v[.., s, e].  (Vaswani et al. 2017, section 3.2.1.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,7 +54,9 @@ STEP_FIELDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One elementwise operation on the logits, or (`post_*`) on the probabilities; `STEP_FIELDS` says what each kind takes."""
+    """One elementwise operation on the logits, or (`post_*`) on the probabilities; `STEP_FIELDS` says what each kind
+    takes.
+    """
 
     kind: str
     value: float | None = None
@@ -96,7 +98,9 @@ class AttentionSpec:
 
     @property
     def parallel(self) -> tuple[str, ...]:
-        """Axes over which nothing is reduced and nothing is shared between elements of the result, row axis excluded."""
+        """Axes over which nothing is reduced and nothing is shared between elements of the result, row axis
+        excluded.
+        """
         return tuple(a for a in self.axes if a not in ("t", "s", "e") and a not in self.contracted)
 
     def size(self, axis: str) -> int:
@@ -106,7 +110,9 @@ class AttentionSpec:
     @property
     def is_causal(self) -> bool:
         """Whether some step hides every column right of the diagonal."""
-        return any(step.kind in ("band", "band_add") and step.high is not None and step.high <= 0 for step in self.steps)
+        return any(
+            step.kind in ("band", "band_add") and step.high is not None and step.high <= 0 for step in self.steps
+        )
 
     @property
     def scale(self) -> float | None:
@@ -143,7 +149,9 @@ class AttentionSpec:
         for name, layout, shape in zip(names, layouts, [*self.roles(shapes), result], strict=True):
             expected = layout.shape(self.axes)
             if tuple(shape) != expected:
-                raise ValueError(f'{NAME}: {name} is laid out "{layout}" = {list(expected)}, but has shape {list(shape)}')
+                raise ValueError(
+                    f'{NAME}: {name} is laid out "{layout}" = {list(expected)}, but has shape {list(shape)}'
+                )
 
     def attributes(self) -> dict[str, ir.Attribute]:
         """As attributes of a stablehlo.composite, in the current MLIR context."""
@@ -213,38 +221,46 @@ def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> j
         if step.is_post:
             p = _apply(step, p, wide, offset)
     flat = _einsum(spec, [(p, Layout(tuple((axis,) for axis in order))), (v, spec.v)], list(spec.out.axes), compute)
-    return flat.reshape(spec.out.shape(spec.axes)).astype(v.dtype if dtype is None else dtype)
+    result: jax.Array = flat.reshape(spec.out.shape(spec.axes)).astype(v.dtype if dtype is None else dtype)
+    return result
 
 
 def _apply(step: Step, x: Any, modifiers: Sequence[Any], offset: Any) -> Any:
     import jax.numpy as jnp
 
-    m = None if step.operand is None else modifiers[step.operand - 3]
-    if m is not None and m.dtype == bool:
-        m = m != step.negated
-    elif m is not None:
-        m = m.astype(x.dtype)
-    inside = jnp.asarray(True)
-    if step.low is not None:
-        inside &= offset >= step.low
-    if step.high is not None:
-        inside &= offset <= step.high
     number = 0.0 if step.value is None else step.value
-    table = {
-        "scale": lambda: x * number,
-        "offset": lambda: x + number,
-        "multiply": lambda: x * m,
-        "divide": lambda: x / m,
-        "add": lambda: x + m,
-        "subtract": lambda: x - m,
-        "tanh": lambda: jnp.tanh(x),
-        "maximum": lambda: jnp.maximum(x, number),
-        "minimum": lambda: jnp.minimum(x, number),
-        "select": lambda: jnp.where(m, x, number),
-        "band": lambda: jnp.where(inside, x, number),
-        "band_add": lambda: x + jnp.where(inside, 0, number).astype(x.dtype),
-    }
-    return table[step.kind.removeprefix("post_")]()
+    if step.kind in ("band", "band_add"):
+        inside = jnp.ones(offset.shape, bool)
+        inside &= True if step.low is None else offset >= step.low
+        inside &= True if step.high is None else offset <= step.high
+        return jnp.where(inside, x, number) if step.kind == "band" else x + jnp.where(inside, x.dtype.type(0), number)
+    if step.operand is None:
+        return _WITH_NUMBER[step.kind.removeprefix("post_")](x, number)
+    m = modifiers[step.operand - 3]
+    if m.dtype == bool:
+        return jnp.where(m != step.negated, x, number)
+    return _WITH_OPERAND[step.kind.removeprefix("post_")](x, m.astype(x.dtype))
+
+
+def _tanh(x: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.tanh(x)
+
+
+_WITH_OPERAND: dict[str, Callable[[Any, Any], Any]] = {
+    "multiply": lambda x, m: x * m,
+    "divide": lambda x, m: x / m,
+    "add": lambda x, m: x + m,
+    "subtract": lambda x, m: x - m,
+}
+_WITH_NUMBER: dict[str, Callable[[Any, float], Any]] = {
+    "scale": lambda x, number: x * number,
+    "offset": lambda x, number: x + number,
+    "tanh": lambda x, number: _tanh(x),
+    "maximum": lambda x, number: x.clip(min=number),
+    "minimum": lambda x, number: x.clip(max=number),
+}
 
 
 def _spread(spec: AttentionSpec, value: Any, layout: Layout, order: Sequence[str]) -> Any:

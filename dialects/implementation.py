@@ -24,8 +24,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Request:
-    """What an implementation is asked for: the op's attributes read (`spec`), its operand and result types, the target, and how
-    short a sequence may be before it is left to XLA."""
+    """What an implementation is asked for: the op's attributes read (`spec`), its operand and result types, the target,
+    and how short a sequence may be before it is left to XLA."""
 
     spec: Any
     operands: tuple[TensorSpec, ...]
@@ -46,7 +46,8 @@ class Refusal:
 class Implementation:
     """One way to compute an op on one platform.
 
-    `refuse` states a limit (it cannot) or a cost (it would not pay); `build` gives the JAX function of the op's operands.
+    `refuse` states a limit (it cannot) or a cost (it would not pay); `build` gives the JAX function of the op's
+    operands.
     """
 
     name: str

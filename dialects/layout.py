@@ -1,4 +1,6 @@
-"""Layouts of operands in words: "b t (h g) d" says what each dimension of a value runs over, "1" a dimension of size one."""
+"""Layouts of operands in words: "b t (h g) d" says what each dimension of a value runs over, "1" a dimension of size
+one.
+"""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from zenith_mlir.registry import Pass, option, register
 class FuseAttention(Pass):
     """Replace softmax(q kᵀ · scale + bias) v by one attention call.
 
-    Brings the module into canonical form (inline-calls, simplify), raises every attention and lowers it to the target's kernel.
-    Remarks carry the names of the passes that did the work.
+    Brings the module into canonical form (inline-calls, simplify), raises every attention and lowers it to the target's
+    kernel. Remarks carry the names of the passes that did the work.
     """
 
     min_seq: int = option(128, "leave attention whose longer sequence is shorter than this to XLA")

@@ -15,8 +15,8 @@ from zenith_mlir.registry import Pass, register
 class InlineCalls(Pass):
     """Inline calls of private functions and drop the functions.
 
-    JAX traces `jnp.where`, `jax.nn.silu`, `jnp.tril`, ... as private functions; a matcher should not see their walls. Recursive
-    functions, and calls or functions that carry attributes of their own, stay.
+    JAX traces `jnp.where`, `jax.nn.silu`, `jnp.tril`, ... as private functions; a matcher should not see their walls.
+    Recursive functions, and calls or functions that carry attributes of their own, stay.
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:

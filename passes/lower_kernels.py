@@ -22,10 +22,11 @@ from zenith_mlir.registry import Pass, option, register
 @register("lower-kernels")
 @dataclass(frozen=True)
 class LowerKernels(Pass):
-    """Replace zenith.* composites by the kernel calls of the target; inline the decomposition where no kernel fits or pays.
+    """Replace zenith.* composites by the kernel calls of the target; inline the decomposition where no kernel fits or
+    pays.
 
-    An implementation is a JAX function: it is traced for the target and spliced in. One remark a composite says what was chosen or
-    why nothing was. With `--target=none` composites stay as they are.
+    An implementation is a JAX function: it is traced for the target and spliced in. One remark a composite says what
+    was chosen or why nothing was. With `--target=none` composites stay as they are.
     """
 
     min_seq: int = option(128, "leave attention whose longer sequence is shorter than this to XLA")
@@ -81,14 +82,18 @@ def _choose(
 
 
 def _refuse_sharded(composite: ir.Operation) -> Refusal | None:
-    """A kernel call on a sharded operand makes XLA gather it whole on every device; inside shard_map the operands are local."""
+    """A kernel call on a sharded operand makes XLA gather it whole on every device; inside shard_map the operands are
+    local.
+    """
     root = enclosing(composite, "builtin.module")
     assert root is not None
-    count = root.attributes["mhlo.num_partitions"] if "mhlo.num_partitions" in root.attributes else None
-    devices = 1 if count is None else ir.IntegerAttr(count).value
+    name = "mhlo.num_partitions"
+    devices = ir.IntegerAttr(root.attributes[name]).value if name in root.attributes else 1
     if devices == 1 or enclosing(composite, "sdy.manual_computation") is not None:
         return None
-    return Refusal(f"the program is partitioned over {devices} devices", "call it inside jax.shard_map to fuse it per device")
+    return Refusal(
+        f"the program is partitioned over {devices} devices", "call it inside jax.shard_map to fuse it per device"
+    )
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec | None:

@@ -8,7 +8,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attention import NAME
-from zenith_mlir.ir.facts import has_static_shape, is_float, element_type, walk_named
+from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, walk_named
 from zenith_mlir.ir.outline import outline_composite
 from zenith_mlir.match.attention import NoMatch, find_softmax, match_site
 from zenith_mlir.module import Module
@@ -20,8 +20,9 @@ from zenith_mlir.registry import Pass, register
 class RaiseAttention(Pass):
     """Outline every softmax(q kᵀ · scale + bias) v into a `stablehlo.composite "zenith.attention"`.
 
-    The matched operations move, unchanged, into the decomposition: raising changes no number. Scales, biases, masks, soft caps,
-    grouped heads and layouts are read off the program and stated as attributes. Expects the canonical form (run `prepare` before).
+    The matched operations move, unchanged, into the decomposition: raising changes no number. Scales, biases, masks,
+    soft caps, grouped heads and layouts are read off the program and stated as attributes. Expects the canonical form
+    (run `prepare` before).
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:

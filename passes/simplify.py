@@ -17,9 +17,9 @@ from zenith_mlir.registry import Pass, register
 class Simplify(Pass):
     """Bring StableHLO into zenith's canonical form.
 
-    Broadcast, reshape, transpose and convert chains are folded, arithmetic that does nothing (`max(-inf, x)`, `x * 1`) is dropped,
-    splat constants are computed, constants stand on the right, masks are i1 predicates built from full-shape iotas, and equal
-    operations are merged. Numbers do not change: see `zenith_mlir.canonical`.
+    Broadcast, reshape, transpose and convert chains are folded, arithmetic that does nothing (`max(-inf, x)`, `x * 1`)
+    is dropped, splat constants are computed, constants stand on the right, masks are i1 predicates built from
+    full-shape iotas, and equal operations are merged. Numbers do not change: see `zenith_mlir.canonical`.
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:

@@ -38,7 +38,11 @@ class Program:
 
 
 def btnh(t: int = T, s: int = S, dtype: Any = np.float32) -> list[jax.Array]:
-    return [array(B, t, H, D, seed=1, dtype=dtype), array(B, s, H, D, seed=2, dtype=dtype), array(B, s, H, E, seed=3, dtype=dtype)]
+    return [
+        array(B, t, H, D, seed=1, dtype=dtype),
+        array(B, s, H, D, seed=2, dtype=dtype),
+        array(B, s, H, E, seed=3, dtype=dtype),
+    ]
 
 
 def scores(q: Any, k: Any) -> Any:
@@ -61,6 +65,11 @@ def causal(x: Any, fill: float = -1e30, offset: int = 0) -> Any:
 def manual_softmax(x: Any) -> Any:
     e = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
     return e / jnp.sum(e, axis=-1, keepdims=True)
+
+
+def reciprocal_softmax(x: Any) -> Any:
+    e = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+    return e * (1.0 / jnp.sum(e, axis=-1, keepdims=True))
 
 
 def bhtd(q: Any, k: Any, v: Any) -> Any:
@@ -125,36 +134,75 @@ RAISED: list[Program] = [
     Program("scale by division", lambda q, k, v: attend(scores(q, k) / 8.0, v), btnh(), {"scale": 0.125}),
     Program("scale on queries", lambda q, k, v: attend(scores(q * 0.25, k), v), btnh(), {"scale": 0.25}),
     Program("scale on keys and queries", lambda q, k, v: attend(scores(q / 2.0, k / 4.0), v), btnh(), {"scale": 0.125}),
-    Program("scale computed in the graph", lambda q, k, v: attend(scores(q / jnp.sqrt(16.0), k), v), btnh(), {"scale": 0.25}),
+    Program(
+        "scale computed in the graph", lambda q, k, v: attend(scores(q / jnp.sqrt(16.0), k), v), btnh(), {"scale": 0.25}
+    ),
     Program("manual softmax", lambda q, k, v: output(manual_softmax(scores(q, k)), v), btnh()),
+    Program("softmax by a reciprocal", lambda q, k, v: output(reciprocal_softmax(scores(q, k)), v), btnh()),
     Program("additive bias", lambda q, k, v, b: attend(scores(q, k) * 0.5 + b, v), [*btnh(), _bias], {"scale": 0.5}),
     Program("small additive bias", lambda q, k, v, b: attend(b + scores(q, k), v), [*btnh(), _small_bias]),
     Program("subtracted bias", lambda q, k, v, b: attend(scores(q, k) - b, v), [*btnh(), _bias]),
     Program("mask", lambda q, k, v, m: attend(jnp.where(m, scores(q, k), -1e9), v), [*btnh(), _mask]),
     Program("mask, -inf", lambda q, k, v, m: attend(jnp.where(m, scores(q, k), -jnp.inf), v), [*btnh(), _mask]),
     Program("mask, inverted", lambda q, k, v, m: attend(jnp.where(~m, -1e9, scores(q, k)), v), [*btnh(), _mask]),
-    Program("mask of integers", lambda q, k, v, m: attend(jnp.where(m != 0, scores(q, k), -1e9), v), [*btnh(), _mask.astype(np.int32)]),
+    Program(
+        "mask of integers",
+        lambda q, k, v, m: attend(jnp.where(m != 0, scores(q, k), -1e9), v),
+        [*btnh(), _mask.astype(np.int32)],
+    ),
     Program(
         "mask as bias",
         lambda q, k, v, m: attend(scores(q, k) + jnp.where(m[:, None, None, :], 0.0, np.finfo(np.float32).min), v),
         [*btnh(), _keys_mask],
     ),
-    Program("bias, then mask", lambda q, k, v, b, m: attend(jnp.where(m, scores(q, k) + b, -1e30), v), [*btnh(), _bias, _mask]),
-    Program("mask, then bias", lambda q, k, v, b, m: attend(jnp.where(m, scores(q, k), -1e30) + b, v), [*btnh(), _bias, _mask]),
+    Program(
+        "bias, then mask",
+        lambda q, k, v, b, m: attend(jnp.where(m, scores(q, k) + b, -1e30), v),
+        [*btnh(), _bias, _mask],
+    ),
+    Program(
+        "mask, then bias",
+        lambda q, k, v, b, m: attend(jnp.where(m, scores(q, k), -1e30) + b, v),
+        [*btnh(), _bias, _mask],
+    ),
     Program("causal", lambda q, k, v: attend(causal(scores(q, k)), v), btnh(), {"causal": True}),
-    Program("causal with an offset", lambda q, k, v: attend(causal(scores(q, k), offset=S - T), v), btnh(), {"causal": False}),
-    Program("causal by tril", lambda q, k, v: attend(jnp.where(jnp.tril(jnp.ones((T, S), bool)), scores(q, k), -1e9), v), btnh(), {"causal": True}),
-    Program("causal by a constant", lambda q, k, v: attend(jnp.where(np.tri(T, S, dtype=bool), scores(q, k), -1e9), v), btnh(), {"causal": True}),
-    Program("causal bias", lambda q, k, v: attend(scores(q, k) + jnp.where(jnp.tril(jnp.ones((T, S), bool)), 0.0, -1e9), v), btnh(), {"causal": True}),
+    Program(
+        "causal with an offset",
+        lambda q, k, v: attend(causal(scores(q, k), offset=S - T), v),
+        btnh(),
+        {"causal": False},
+    ),
+    Program(
+        "causal by tril",
+        lambda q, k, v: attend(jnp.where(jnp.tril(jnp.ones((T, S), bool)), scores(q, k), -1e9), v),
+        btnh(),
+        {"causal": True},
+    ),
+    Program(
+        "causal by a constant",
+        lambda q, k, v: attend(jnp.where(np.tri(T, S, dtype=bool), scores(q, k), -1e9), v),
+        btnh(),
+        {"causal": True},
+    ),
+    Program(
+        "causal bias",
+        lambda q, k, v: attend(scores(q, k) + jnp.where(jnp.tril(jnp.ones((T, S), bool)), 0.0, -1e9), v),
+        btnh(),
+        {"causal": True},
+    ),
     Program(
         "causal and padding",
-        lambda q, k, v, m: attend(jnp.where(jnp.tril(jnp.ones((T, S), bool)) & m[:, None, None, :], scores(q, k), -1e9), v),
+        lambda q, k, v, m: attend(
+            jnp.where(jnp.tril(jnp.ones((T, S), bool)) & m[:, None, None, :], scores(q, k), -1e9), v
+        ),
         [*btnh(), _keys_mask],
         {"causal": True},
     ),
     Program(
         "window",
-        lambda q, k, v: attend(jnp.where(jnp.abs(jnp.arange(T)[:, None] - jnp.arange(S)[None, :]) < 3, scores(q, k), -1e9), v),
+        lambda q, k, v: attend(
+            jnp.where(jnp.abs(jnp.arange(T)[:, None] - jnp.arange(S)[None, :]) < 3, scores(q, k), -1e9), v
+        ),
         btnh(),
     ),
     Program("soft cap", lambda q, k, v: attend(5.0 * jnp.tanh(scores(q, k) / 5.0), v), btnh(), {"softcap": 5.0}),
@@ -172,16 +220,29 @@ RAISED: list[Program] = [
         lambda q, k, v: jnp.einsum("bhts,bse->bthe", jax.nn.softmax(jnp.einsum("bthd,bsd->bhts", q, k), axis=-1), v),
         [array(B, T, H, D), array(B, S, D, seed=2), array(B, S, E, seed=3)],
     ),
-    Program("keys are values", lambda q, k: jnp.einsum("ts,sd->td", jax.nn.softmax(q @ k.T, axis=-1), k), [array(T, D), array(S, D, seed=2)]),
+    Program(
+        "keys are values",
+        lambda q, k: jnp.einsum("ts,sd->td", jax.nn.softmax(q @ k.T, axis=-1), k),
+        [array(T, D), array(S, D, seed=2)],
+    ),
     Program("bfloat16", lambda q, k, v: attend(scores(q, k), v), btnh(dtype=jnp.bfloat16)),
     Program("bfloat16, float32 softmax", bfloat16_with_float32_softmax, btnh(dtype=jnp.bfloat16)),
     Program("dropout", dropout, [*btnh(), mask_of(B, H, T, S)]),
-    Program("head mask", lambda q, k, v, h: output(jax.nn.softmax(scores(q, k), axis=-1) * h[None, :, None, None], v), [*btnh(), array(H)]),
+    Program(
+        "head mask",
+        lambda q, k, v, h: output(jax.nn.softmax(scores(q, k), axis=-1) * h[None, :, None, None], v),
+        [*btnh(), array(H)],
+    ),
     Program("one query", one_query, [array(B, H, D), *btnh()[1:]]),
     Program("probabilities escape", probabilities_too, btnh(), {"escapes": True}),
     Program("inside scan", in_scan, btnh(t=T)),
-    Program("jax.nn, causal", lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True), [array(B, S, H, D, seed=i) for i in range(3)], {"causal": True}),
-]  # fmt: skip
+    Program(
+        "jax.nn, causal",
+        lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
+        [array(B, S, H, D, seed=i) for i in range(3)],
+        {"causal": True},
+    ),
+]
 
 
 def _wrong_axis(q: Any, k: Any, v: Any) -> Any:
@@ -215,9 +276,21 @@ REFUSED: list[Program] = [
     Program("no maximum", _no_maximum, btnh(), reason="without subtracting the row maximum"),
     Program("epsilon in the denominator", _epsilon, btnh(), reason="more than its own sum"),
     Program("rows exchanged", _wrong_rows, btnh(), reason="more than its own sum"),
-    Program("exponential of logits", lambda q, k, v: attend(jnp.exp(scores(q, k)), v), btnh(), reason="but from exponential"),
-    Program("no product of queries and keys", lambda x, v: attend(-jnp.abs(x), v), [array(B, H, T, S), btnh()[2]], reason="but from abs"),
-    Program("two softmax axes", lambda q, k, v: output(jax.nn.softmax(scores(q, k), axis=(-1, -2)), v), btnh(), reason="2 dimensions at once"),
+    Program(
+        "exponential of logits", lambda q, k, v: attend(jnp.exp(scores(q, k)), v), btnh(), reason="but from exponential"
+    ),
+    Program(
+        "no product of queries and keys",
+        lambda x, v: attend(-jnp.abs(x), v),
+        [array(B, H, T, S), btnh()[2]],
+        reason="but from abs",
+    ),
+    Program(
+        "two softmax axes",
+        lambda q, k, v: output(jax.nn.softmax(scores(q, k), axis=(-1, -2)), v),
+        btnh(),
+        reason="2 dimensions at once",
+    ),
     Program(
         "one vector weighs the rows",
         lambda x, w: jnp.einsum("bs,bsd->bd", jax.nn.softmax(jnp.einsum("bsd,d->bs", x, w), axis=-1), x),
@@ -225,7 +298,7 @@ REFUSED: list[Program] = [
         reason="batch axis that the queries lack",
     ),
     Program("squared probabilities", _squared, btnh(), reason="combined with themselves"),
-]  # fmt: skip
+]
 
 # Programs with a softmax that nobody would call attention: neither raised nor remarked on.
 UNRELATED: list[Program] = [

@@ -55,9 +55,11 @@ def build(request: Request) -> Callable[..., jax.Array]:
         return layout.strides_over([*parallel, *last], spec.axes)
 
     def attention(*operands: jax.Array) -> jax.Array:
-        roles = spec.roles(operands)
+        q, k, v, *_ = roles = spec.roles(operands)
         return attention_call(
-            *roles[:3],
+            q,
+            k,
+            v,
             [modifier.of(roles) for modifier in modifiers],
             dims=[spec.size(axis) for axis in parallel],
             sizes=(spec.size("t"), spec.size("s"), spec.size(contracted), spec.size("e")),
@@ -74,7 +76,8 @@ def build(request: Request) -> Callable[..., jax.Array]:
     return attention
 
 
-# The kernel multiplies, adds and selects; what a step divides by, subtracts or inverts is turned around before the call.
+# The kernel multiplies, adds and selects; what a step divides by, subtracts or inverts is turned around before the
+# call.
 _TURNS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "": lambda m: m if m.dtype == np.bool_ or m.dtype.name in _FLOATS else m.astype(np.float32),
     "not": lambda m: ~m,
@@ -105,7 +108,9 @@ class _Modifier:
             return cls(None, constant=step.value or 0.0)
         if step.operand is None:
             return None
-        return cls(step.operand, "not" if step.negated else {"subtract": "minus", "divide": "reciprocal"}.get(step.kind, ""))
+        return cls(
+            step.operand, "not" if step.negated else {"subtract": "minus", "divide": "reciprocal"}.get(step.kind, "")
+        )
 
 
 def _modifiers(spec: AttentionSpec) -> list[_Modifier]:

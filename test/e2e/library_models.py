@@ -46,7 +46,11 @@ def huggingface_bert() -> Model:
         "BertConfig", "FlaxBertModel", vocab_size=50, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS,
         intermediate_size=64, max_position_embeddings=SEQ,
     )  # fmt: skip
-    return lambda p, i, m: model(i, attention_mask=m, params=p).last_hidden_state, (model.params, tokens(), padding()), 2
+    return (
+        lambda p, i, m: model(i, attention_mask=m, params=p).last_hidden_state,
+        (model.params, tokens(), padding()),
+        2,
+    )
 
 
 def huggingface_gpt2() -> Model:
@@ -69,7 +73,11 @@ def huggingface_roberta() -> Model:
         "RobertaConfig", "FlaxRobertaModel", vocab_size=50, hidden_size=WIDTH, num_hidden_layers=2,
         num_attention_heads=HEADS, intermediate_size=64, max_position_embeddings=SEQ + 2,
     )  # fmt: skip
-    return lambda p, i, m: model(i, attention_mask=m, params=p).last_hidden_state, (model.params, tokens(), padding()), 2
+    return (
+        lambda p, i, m: model(i, attention_mask=m, params=p).last_hidden_state,
+        (model.params, tokens(), padding()),
+        2,
+    )
 
 
 def flax_nnx() -> Model:
@@ -122,7 +130,11 @@ def haiku() -> Model:
         return attention(x, x, x, mask=mask[:, None, None, :] > 0)
 
     transformed = hk.without_apply_rng(hk.transform(apply))
-    return transformed.apply, (transformed.init(jax.random.key(0), activations(), padding()), activations(), padding()), 1
+    return (
+        transformed.apply,
+        (transformed.init(jax.random.key(0), activations(), padding()), activations(), padding()),
+        1,
+    )
 
 
 def plain_scan_over_layers() -> Model:

@@ -1,6 +1,10 @@
-"""Axes followed through shape operations: views on both sides of an operation agree, and reshapes split what they must."""
+"""Axes followed through shape operations: views on both sides of an operation agree, and reshapes split what they
+must.
+"""
 
 from __future__ import annotations
+
+import itertools
 
 import hypothesis.strategies as st
 import numpy as np
@@ -77,14 +81,16 @@ def factorisations(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
     def cut() -> list[int]:
         borders = sorted(draw(st.sets(st.integers(0, len(primes)), max_size=3)) | {0, len(primes)})
-        return [int(np.prod(primes[a:b])) for a, b in zip(borders, borders[1:], strict=False)]
+        return [int(np.prod(primes[a:b])) for a, b in itertools.pairwise(borders)]
 
     return cut(), cut()
 
 
 @given(factorisations())
 def test_regrouping_keeps_row_major_order(shapes: tuple[list[int], list[int]]) -> None:
-    """Index arithmetic over the resolved axes gives the same linear position on both sides of any reshape it accepts."""
+    """Index arithmetic over the resolved axes gives the same linear position on both sides of any reshape it
+    accepts.
+    """
     before, after = shapes
     space = AxisSpace()
     view = space.fresh_view(before)

@@ -1,4 +1,6 @@
-"""raise-attention: what it finds in programs as people write them, what it refuses, and that its attributes tell the truth."""
+"""raise-attention: what it finds in programs as people write them, what it refuses, and that its attributes tell the
+truth.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_attributes_describe_the_decomposition(program: Program) -> None:
     with jax.enable_x64(True):
         expected = np.asarray(reference(spec, *map(jnp.asarray, operands), dtype=jnp.float64))
     tolerance = {"float32": 2e-6, "bfloat16": 3e-2}[computed.dtype.name]
-    np.testing.assert_allclose(np.asarray(computed, np.float64), expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(
+        np.asarray(computed, np.float64), expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max())
+    )
 
 
 @pytest.mark.parametrize("program", RAISED, ids=name_of)
@@ -88,7 +92,7 @@ def test_refused_with_one_reason(program: Program) -> None:
 @pytest.mark.parametrize("program", UNRELATED, ids=name_of)
 def test_unrelated_programs_are_left_alone(program: Program) -> None:
     module = raised(program)
-    assert module.remarks == () and "zenith" not in module.text()
+    assert not module.remarks and "zenith" not in module.text()
 
 
 def test_remarks_name_the_line_of_the_program() -> None:

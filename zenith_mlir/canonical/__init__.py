@@ -1,8 +1,8 @@
 """The canonical form of StableHLO that matchers see: small rules, grouped by what they fold.
 
-A rule looks at one operation and returns the values that replace its results, or None where it has nothing to say. It builds new
-operations at the current insertion point. Every rule keeps each element of each result bit for bit, except that a folded splat
-is rounded once by IEEE arithmetic where XLA's own approximation may differ in the last place.
+A rule looks at one operation and returns the values that replace its results, or None where it has nothing to say. It
+builds new operations at the current insertion point. Every rule keeps each element of each result bit for bit, except
+that a folded splat is rounded once by IEEE arithmetic where XLA's own approximation may differ in the last place.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ def constant_on_the_right(op: ir.Operation) -> Values:
 
 
 def drop_neutral_operand(op: ir.Operation) -> Values:
-    """x + (-0.0), x - 0, x * 1, x / 1, max(x, -inf), min(x, inf), and the integer forms. x + 0.0 stays: it turns -0.0 into 0.0."""
+    """x + (-0.0), x - 0, x * 1, x / 1, max(x, -inf), min(x, inf), and the integer forms. x + 0.0 stays: it turns -0.0
+    into 0.0.
+    """
     number = splat(op.operands[1])
     if number is None:
         return None
@@ -56,7 +58,9 @@ def drop_double_negation(op: ir.Operation) -> Values:
 
 
 def outer_product_to_multiply(op: ir.Operation) -> Values:
-    """A dot_general that contracts nothing is a broadcast multiplication (einsum writes head masks and outer products so)."""
+    """A dot_general that contracts nothing is a broadcast multiplication (einsum writes head masks and outer products
+    so).
+    """
     from zenith_mlir.ir.dots import DotDims
 
     dims = DotDims.of(op)

@@ -55,8 +55,11 @@ def rebuilt(op: ir.Operation, operands: Sequence[ir.Value], **changed: ir.Attrib
         clone.operands[i] = operand
     for name, attribute in changed.items():
         clone.attributes[name] = attribute
-    return clone.results[0]
+    result: ir.Value = clone.results[0]
+    return result
 
 
 def _one(name: str, type_: ir.Type, operands: list[ir.Value], **attributes: ir.Attribute) -> ir.Value:
-    return ir.Operation.create(name, results=[type_], operands=operands, attributes=attributes).results[0]
+    op = ir.Operation.create(name, results=[type_], operands=operands, attributes=attributes)
+    result: ir.Value = op.results[0]
+    return result

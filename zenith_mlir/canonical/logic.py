@@ -38,7 +38,8 @@ def compare_constant_on_the_right(op: ir.Operation) -> Values:
     return [build.rebuilt(op, [rhs, lhs], comparison_direction=_direction(_SWAPPED[comparison_direction(op)]))]
 
 
-# (direction, constant) -> is the comparison of a 0/1 number with that constant the predicate itself (True) or its negation?
+# (direction, constant) -> is the comparison of a 0/1 number with that constant the predicate itself (True) or its
+# negation?
 _TRUTH: dict[tuple[str, float], bool] = {
     ("NE", 0): True, ("GT", 0): True, ("EQ", 1): True, ("GE", 1): True,
     ("EQ", 0): False, ("LE", 0): False, ("NE", 1): False, ("LT", 1): False,
@@ -46,7 +47,9 @@ _TRUTH: dict[tuple[str, float], bool] = {
 
 
 def compare_of_converted_predicate(op: ir.Operation) -> Values:
-    """`convert(p) != 0` and its relatives are p or not p; a bare predicate only in equalities (ordering an i1 is odd)."""
+    """`convert(p) != 0` and its relatives are p or not p; a bare predicate only in equalities (ordering an i1 is
+    odd).
+    """
     direction, number = comparison_direction(op), splat(op.operands[1])
     converted = defined_by(op.operands[0], "stablehlo.convert")
     predicate = op.operands[0] if converted is None else converted.operands[0]

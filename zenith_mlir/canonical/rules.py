@@ -14,7 +14,9 @@ Rule = Callable[[ir.Operation], Sequence[ir.Value] | None]
 
 
 def rewrite(root: ir.Operation, rules: Mapping[str, Sequence[Rule]]) -> Counter[str]:
-    """Apply `rules` (by operation name) below `root` until none fires. Returns how often each rule fired, by its name."""
+    """Apply `rules` (by operation name) below `root` until none fires. Returns how often each rule fired, by its
+    name.
+    """
     fired: Counter[str] = Counter()
     patterns = native.RewritePatternSet()
     for name, of_op in rules.items():

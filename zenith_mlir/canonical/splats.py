@@ -35,7 +35,8 @@ def move_splat(op: ir.Operation) -> Values:
     return [build.splat_constant(op.results[0].type, number)]
 
 
-# Operations whose result IEEE 754 defines to the last bit (rsqrt: rounded once from the exact square root's reciprocal).
+# Operations whose result IEEE 754 defines to the last bit (rsqrt: rounded once from the exact square root's
+# reciprocal).
 _FLOAT: dict[str, Callable[..., object]] = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide,
     "maximum": np.maximum, "minimum": np.minimum, "negate": np.negative, "abs": np.abs, "sqrt": np.sqrt,

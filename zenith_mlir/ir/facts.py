@@ -1,4 +1,6 @@
-"""Facts about values that matchers and canonicalization ask for: who defines them, their shape, whether they are a splat."""
+"""Facts about values that matchers and canonicalization ask for: who defines them, their shape, whether they are a
+splat.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,13 @@ def defining_op(value: ir.Value) -> ir.Operation | None:
     """The operation whose result `value` is; None for block arguments."""
     owner = value.owner
     return None if isinstance(owner, ir.Block) else owner.operation
+
+
+def producer(value: ir.Value) -> ir.Operation:
+    """The operation whose result `value` is; the caller knows that it is no block argument."""
+    op = defining_op(value)
+    assert op is not None, f"{value} is a block argument"
+    return op
 
 
 def defined_by(value: ir.Value, name: str) -> ir.Operation | None:
@@ -47,7 +56,7 @@ def has_static_shape(value: ir.Value) -> bool:
 
 def int_list(op: ir.Operation, name: str) -> list[int]:
     """A DenseI64Array attribute as a list; absent is empty."""
-    return [int(x) for x in op.attributes[name]] if name in op.attributes else []
+    return [int(x) for x in ir.DenseI64ArrayAttr(op.attributes[name])] if name in op.attributes else []
 
 
 def scalar_of(attribute: ir.Attribute) -> Number | None:

@@ -94,5 +94,3 @@ def _recursive(table: dict[str, ir.Operation]) -> set[str]:
         if name in reached:
             found.add(name)
     return found
-
-

@@ -1,4 +1,6 @@
-"""Outlining: matched operations move, unchanged, into a private function that a stablehlo.composite names as its decomposition."""
+"""Outlining: matched operations move, unchanged, into a private function that a stablehlo.composite names as its
+decomposition.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxlib.mlir import ir
 
+from zenith_mlir.ir.facts import defining_op, producer
 from zenith_mlir.ir.symbols import unique_name
 
 
@@ -22,7 +25,8 @@ def outline_composite(
     Args:
       module: the builtin.module operation that receives the decomposition.
       name: composite name, e.g. "zenith.attention".
-      ops: the matched operations in program order; all they use is defined by `operands`, by one another or by constants.
+      ops: the matched operations in program order; all they use is defined by `operands`, by one another or by
+        constants.
       operands: what the composite takes, in order.
       result: the value of the last of `ops` that the composite replaces. All its users move to the composite; the other
         matched operations stay where somebody else still uses them and are erased where nobody does.
@@ -31,7 +35,7 @@ def outline_composite(
     Returns: the composite.
     """
     func = _decomposition(module, name.replace(".", "_"), ops, operands, result)
-    anchor = result.owner.operation
+    anchor = producer(result)
     with anchor.location, ir.InsertionPoint(anchor):
         composite = ir.Operation.create(
             "stablehlo.composite",
@@ -60,7 +64,7 @@ def _decomposition(
 ) -> str:
     name = unique_name(module, stem)
     signature = ir.FunctionType.get([value.type for value in operands], [result.type])
-    with ir.InsertionPoint(module.regions[0].blocks[0]), result.owner.operation.location:
+    with ir.InsertionPoint(module.regions[0].blocks[0]), producer(result).location:
         func = ir.Operation.create(
             "func.func",
             regions=1,
@@ -70,12 +74,12 @@ def _decomposition(
                 "function_type": ir.TypeAttr.get(signature),
             },
         )
-        block = func.regions[0].blocks.append(*signature.inputs, arg_locs=[result.owner.operation.location] * len(operands))
+        block = func.regions[0].blocks.append(*signature.inputs, arg_locs=[producer(result).location] * len(operands))
     with ir.InsertionPoint(block):
         mapping: dict[ir.Value, ir.Value] = dict(zip(operands, block.arguments, strict=True))
         for op in ops:
             clone_op(op, mapping)
-        with result.owner.operation.location:
+        with producer(result).location:
             ir.Operation.create("func.return", operands=[mapping[result]])
     return name
 
@@ -92,9 +96,9 @@ def clone_op(op: ir.Operation, mapping: dict[ir.Value, ir.Value]) -> ir.Operatio
 
 def _mapped(value: ir.Value, mapping: dict[ir.Value, ir.Value]) -> ir.Value:
     if value not in mapping:
-        producer = value.owner
-        assert not isinstance(producer, ir.Block) and producer.operation.name == "stablehlo.constant", (
-            f"outlined region uses {value}, which is neither an operand of the composite nor a constant"
+        constant = defining_op(value)
+        assert constant is not None and constant.name == "stablehlo.constant", (
+            f"the outlined region uses {value}, which is neither an operand of the composite nor a constant"
         )
-        clone_op(producer.operation, mapping)
+        clone_op(constant, mapping)
     return mapping[value]

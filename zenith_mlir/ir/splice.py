@@ -1,4 +1,6 @@
-"""Splicing a JAX function into a module: it is traced for a platform, and its operations take the place of an operation."""
+"""Splicing a JAX function into a module: it is traced for a platform, and its operations take the place of an
+operation.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def is_private(func: ir.Operation) -> bool:
 def unique_name(module: ir.Operation, stem: str) -> str:
     """`stem`, or `stem_1`, `stem_2`, ...: the first that no symbol of `module` has."""
     taken = {
-        symbol_name(op.operation) for op in module.regions[0].blocks[0].operations if "sym_name" in op.operation.attributes
+        symbol_name(op.operation)
+        for op in module.regions[0].blocks[0].operations
+        if "sym_name" in op.operation.attributes
     }
     name, number = stem, 0
     while name in taken:

@@ -1,1 +1,3 @@
-"""Matchers over the canonical form: named axes, index expressions, op matchers, and the semantic matcher for attention."""
+"""Matchers over the canonical form: named axes, index expressions, op matchers, and the semantic matcher for
+attention.
+"""

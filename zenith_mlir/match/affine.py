@@ -45,7 +45,11 @@ def affine(space: AxisSpace, value: ir.Value, view: View, depth: int = 0) -> Aff
     if found is None:
         return None
     low, high = found.bounds(space)
-    smallest, largest = (0, 2**element.width - 1) if element.is_unsigned else (-(2 ** (element.width - 1)), 2 ** (element.width - 1) - 1)
+    smallest, largest = (
+        (0, 2**element.width - 1)
+        if element.is_unsigned
+        else (-(2 ** (element.width - 1)), 2 ** (element.width - 1) - 1)
+    )
     return found if smallest <= low and high <= largest else None
 
 
@@ -116,5 +120,3 @@ def _sliced(space: AxisSpace, op: ir.Operation, view: View) -> Affine | None:
     dim = ir.IntegerAttr(source.attributes["iota_dimension"]).value
     start, stride = int_list(op, "start_indices")[dim], int_list(op, "strides")[dim]
     return Affine(start) + index_along(space, view[dim]).scaled(stride)
-
-

@@ -1,11 +1,11 @@
 """Named axes of tensors, followed through transposes, reshapes and broadcasts.
 
-A *view* says what each dimension of a value runs over: a tuple of axes per dimension, major to minor, empty where the dimension has
-size one. The product of the axes' sizes is the dimension's size. A reshape that splits a dimension splits its axis, for every view
-at once, because views name axes and the space knows which axes have been split into which.
+A *view* says what each dimension of a value runs over: a tuple of axes per dimension, major to minor, empty where the
+dimension has size one. The product of the axes' sizes is the dimension's size. A reshape that splits a dimension splits
+its axis, for every view at once, because views name axes and the space knows which axes have been split into which.
 
-With views a matcher needs no list of layouts: BTNH or BNTH, grouped heads in one dimension or two, and the value operand on either
-side of a dot_general are the same thing under different names.
+With views a matcher needs no list of layouts: BTNH or BNTH, grouped heads in one dimension or two, and the value
+operand on either side of a dot_general are the same thing under different names.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def axes_of(view: View) -> set[Axis]:
 
 
 def operand_view(space: AxisSpace, op: ir.Operation, view: View) -> View | None:
-    """The view of the operand of a shape operation (transpose, reshape, broadcast_in_dim, convert) whose result has `view`."""
+    """The view of the operand of a shape operation (transpose, reshape, broadcast_in_dim, convert) whose result has
+    `view`.
+    """
     step = _OPERAND_VIEWS.get(op.name)
     return step(space, op, view) if step is not None and has_static_shape(op.operands[0]) else None
 

@@ -75,6 +75,10 @@ def _compare(op: ir.Operation, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return COMPARE[comparison_direction(op)](a, b)
 
 
+def _select(op: ir.Operation, predicate: np.ndarray, on_true: np.ndarray, on_false: np.ndarray) -> np.ndarray:
+    return np.where(predicate, on_true, on_false)
+
+
 def _exact(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray | None]:
     """Integer and boolean arithmetic wraps in numpy as it does in StableHLO; floats are left alone."""
 
@@ -93,7 +97,7 @@ _EVALUATORS: dict[str, Callable[..., np.ndarray | None]] = {
     "stablehlo.slice": _slice,
     "stablehlo.convert": _convert,
     "stablehlo.compare": _compare,
-    "stablehlo.select": lambda op, p, a, b: np.where(p, a, b),
+    "stablehlo.select": _select,
     "stablehlo.add": _exact(np.add),
     "stablehlo.subtract": _exact(np.subtract),
     "stablehlo.multiply": _exact(np.multiply),

@@ -1,7 +1,8 @@
-"""What a boolean mask says about (row, column): bands proven from index arithmetic or constants, and the residue that is not.
+"""What a boolean mask says about (row, column): bands proven from index arithmetic or constants, and the residue that
+is not.
 
-A band is low <= column - row <= high. Causal is (-inf, 0]; a causal window of w is [1 - w, 0]. Nothing is guessed: a conjunct of the
-mask either is a band for all indices, or it stays what it is.
+A band is low <= column - row <= high. Causal is (-inf, 0]; a causal window of w is [1 - w, 0]. Nothing is guessed: a
+conjunct of the mask either is a band for all indices, or it stays what it is.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def recover(space: AxisSpace, value: ir.Value, view: View, column: Axis, negated
 
 
 def _conjuncts(space: AxisSpace, term: Term, depth: int) -> Iterator[Term]:
-    """Split `a and b`, and `not (a or b)`; look through shape operations only when there is something to split or prove below."""
+    """Split `a and b`, and `not (a or b)`; look through shape operations only when there is something to split or prove
+    below.
+    """
     op = defining_op(term.value)
     if op is None or depth > 32:
         yield term
@@ -130,7 +133,9 @@ def _band_of(difference: Affine, limits: Limits, column: Axis) -> Band | None:
 
 
 def _band_of_constant(space: AxisSpace, term: Term, column: Axis) -> Band | None:
-    """A constant mask over one row axis and the column, compared with the band it would have to be, element by element."""
+    """A constant mask over one row axis and the column, compared with the band it would have to be, element by
+    element.
+    """
     view = space.resolve_view(term.view)
     rows = axes_of(view) - {column}
     wide = [dim for dim in view if dim]

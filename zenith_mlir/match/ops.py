@@ -59,9 +59,7 @@ Operand = Matcher | str | Number
 # Says whether an operation fits (the state goes on, perhaps knowing more) or why it does not.
 Check = Callable[[ir.Operation, State], State | str]
 
-COMMUTATIVE = frozenset(
-    f"stablehlo.{name}" for name in ("add", "multiply", "maximum", "minimum", "and", "or", "xor")
-)
+COMMUTATIVE = frozenset(f"stablehlo.{name}" for name in ("add", "multiply", "maximum", "minimum", "and", "or", "xor"))
 
 
 # ---- Leaves ----
@@ -394,17 +392,10 @@ class Softmax(Matcher):
 def _exponentials(value: ir.Value) -> list[ir.Operation]:
     """The exponentials of which `value` may be the quotient by their sum."""
     op = defining_op(value)
-    if (
-        op is None
-        or op.name not in Softmax.roots
-        or not has_static_shape(value)
-        or not is_float(element_type(value))
-    ):
+    if op is None or op.name not in Softmax.roots or not has_static_shape(value) or not is_float(element_type(value)):
         return []
     candidates = [defining_op(operand) for operand in op.operands]
-    bare = [
-        c if c is None or c.name != "stablehlo.convert" else defining_op(c.operands[0]) for c in candidates
-    ]
+    bare = [c if c is None or c.name != "stablehlo.convert" else defining_op(c.operands[0]) for c in candidates]
     return [c for c in bare if c is not None and c.name == "stablehlo.exponential"]
 
 
@@ -498,12 +489,8 @@ def reduce(kind: str, operand: Operand, **attributes: Any) -> Matcher:
     """A reduction by `kind` ("add", "multiply", "maximum", "minimum", "and", "or") from its neutral element,
     e.g. `dimensions=[1]`."""
     if kind not in _NEUTRAL:
-        raise PatternError(
-            f"m.reduce knows {', '.join(_NEUTRAL)}, not {kind!r}{did_you_mean(kind, _NEUTRAL)}"
-        )
-    return Operation(
-        "stablehlo.reduce", (as_matcher(operand),), (Reduces(kind), *_has(attributes)), has_more=True
-    )
+        raise PatternError(f"m.reduce knows {', '.join(_NEUTRAL)}, not {kind!r}{did_you_mean(kind, _NEUTRAL)}")
+    return Operation("stablehlo.reduce", (as_matcher(operand),), (Reduces(kind), *_has(attributes)), has_more=True)
 
 
 def op(name: str, *operands: Operand | EllipsisType, result: int = 0, **attributes: Any) -> Matcher:
@@ -527,9 +514,7 @@ def as_matcher(operand: Operand) -> Matcher:
         return any(operand)
     if isinstance(operand, int | float):
         return constant(operand)
-    raise PatternError(
-        f"a pattern is made of matchers, names and numbers, not of {type(operand).__name__} {operand!r}"
-    )
+    raise PatternError(f"a pattern is made of matchers, names and numbers, not of {type(operand).__name__} {operand!r}")
 
 
 def __getattr__(name: str) -> Callable[..., Matcher]:

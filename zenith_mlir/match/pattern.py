@@ -7,8 +7,8 @@
         def rewrite(self, match: Match) -> Replacement:
             return replace_with(lambda x: jnp.where(x <= 0, 0, x * x))
 
-`apply_patterns(module, ctx, [SquareRelu()])` is then the body of a pass. Whatever a rewrite puts in place is not
-in canonical form; a pass that matches it runs after another `simplify`.
+`apply_patterns(module, ctx, [SquareRelu()])` is then the body of a pass. What a rewrite puts in place is not
+in canonical form; a pass that is to match it runs after another `simplify`.
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ class Pattern:
                 f"{cls.__name__} needs `pattern = ...`: op matchers (m.add(...)) or traced(function, x=...)"
             )
         if cls.numerics not in NUMERICS:
-            raise PatternError(
-                f"numerics of {cls.__name__} is one of {', '.join(NUMERICS)}, not {cls.numerics!r}"
-            )
+            raise PatternError(f"numerics of {cls.__name__} is one of {', '.join(NUMERICS)}, not {cls.numerics!r}")
 
     @property
     def name(self) -> str:
@@ -137,8 +135,7 @@ def apply_patterns(module: Module, ctx: PassContext, patterns: Sequence[Pattern]
                 return total
     names = ", ".join(pattern.name for pattern in patterns)
     raise PatternError(
-        f"{names}: still matches after {_MAX_SWEEPS} rounds of rewriting; "
-        "it probably matches what it rewrites to"
+        f"{names}: still matches after {_MAX_SWEEPS} rounds of rewriting; it probably matches what it rewrites to"
     )
 
 
@@ -226,8 +223,7 @@ def _checked(pattern: Pattern, found: Match, rewritten: ir.Value | Sequence[ir.V
     types = ", ".join(str(value.type) for value in values)
     if len(values) != 1 or values[0].type != found.value.type:
         raise PatternError(
-            f"{pattern.name} rewrites {found.value.type} to {types or 'nothing'}; "
-            "one value of that type is expected"
+            f"{pattern.name} rewrites {found.value.type} to {types or 'nothing'}; one value of that type is expected"
         )
     if values[0] == found.value:
         raise PatternError(f"{pattern.name} rewrites a value to itself; refuse it in `check` instead")
@@ -302,15 +298,12 @@ def _spec(pattern: Pattern, name: str, value: ir.Value) -> TensorSpec:
     dtype = numpy_dtype(element_type(value)) if has_static_shape(value) else None
     if dtype is None:
         raise PatternError(
-            f"{pattern.name}: {name} is {value.type}, which no JAX function can be traced with; "
-            "refuse it in `check`"
+            f"{pattern.name}: {name} is {value.type}, which no JAX function can be traced with; refuse it in `check`"
         )
     return TensorSpec(shape(value), dtype)
 
 
-def _check_result(
-    pattern: Pattern, found: Match, function: Callable[..., Any], specs: Sequence[TensorSpec]
-) -> None:
+def _check_result(pattern: Pattern, found: Match, function: Callable[..., Any], specs: Sequence[TensorSpec]) -> None:
     import jax
 
     result = jax.eval_shape(function, *(jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in specs))

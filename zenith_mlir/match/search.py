@@ -48,9 +48,7 @@ class Match:
         """The matched operations, except the last, whose results somebody outside of the match uses too."""
         inside = set(self.ops)
         inner = [op for op in self.ops if op != self.op]
-        return [
-            op for op in inner if any(user not in inside for value in op.results for user in users(value))
-        ]
+        return [op for op in inner if any(user not in inside for value in op.results for user in users(value))]
 
 
 @dataclass(frozen=True)

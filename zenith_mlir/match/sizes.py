@@ -42,15 +42,13 @@ class ArgumentType:
         words = "" if match is None else (match[2] if match[1] else match[3])
         if match is None or not all(re.fullmatch(r"\*?[A-Za-z]\w*|[1-9]\d*", word) for word in words.split()):
             raise PatternError(
-                f"cannot read the dimensions {text!r}: names, numbers and one *name for any number of dimensions "
-                "are expected, separated by blanks, with the element type around them if it matters: "
-                '"b n", "*b 8", "bf16[b n]"'
+                f"cannot read the dimensions {text!r}: names, numbers and one *name for any number of "
+                "dimensions are expected, separated by blanks, with the element type around them if it "
+                'matters: "b n", "*b 8", "bf16[b n]"'
             )
         dims = tuple(int(word) if word.isdigit() else word for word in words.split())
         if sum(isinstance(dim, str) and dim.startswith("*") for dim in dims) > 1:
-            raise PatternError(
-                f"{text!r} has two dimensions with a star; which sizes are whose cannot be told"
-            )
+            raise PatternError(f"{text!r} has two dimensions with a star; which sizes are whose cannot be told")
         return cls(match[1], dims)
 
     def expanded(self, rank: int) -> ArgumentType:
@@ -77,9 +75,7 @@ def tracing_sizes(names: Sequence[str]) -> tuple[Sizes, Sizes]:
     Raises: PatternError for more names than there are primes to give.
     """
     if len(names) > len(_PRIMES[0]):
-        raise PatternError(
-            f"a traced pattern has at most {len(_PRIMES[0])} named dimensions, not {len(names)}"
-        )
+        raise PatternError(f"a traced pattern has at most {len(_PRIMES[0])} named dimensions, not {len(names)}")
     a, b = (dict(zip(names, primes, strict=False)) for primes in _PRIMES)
     return a, b
 
@@ -159,9 +155,7 @@ _EXACT_FORMS = ("", "predecessor")
 _FACTORS = (1, -1, 2, -2, 0.5, -0.5)
 
 
-def read_constant(
-    numbers: tuple[Number, Number], dtype: np.dtype, sizes: tuple[Sizes, Sizes]
-) -> Constant | None:
+def read_constant(numbers: tuple[Number, Number], dtype: np.dtype, sizes: tuple[Sizes, Sizes]) -> Constant | None:
     """The function of the dimensions that a constant is in both traces; None if there is none, or more than
     one."""
     a, b = numbers

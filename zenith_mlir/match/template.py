@@ -51,15 +51,11 @@ class Template:
             assert number is not None
             assert dtype is not None
             if not constant.fits(number, dtype, local.sizes):
-                return (
-                    f"a constant is {number:g} where the pattern has {constant} = {constant(local.sizes):g}"
-                )
+                return f"a constant is {number:g} where the pattern has {constant} = {constant(local.sizes):g}"
         return None
 
     def sizes(self, local: Local) -> dict[str, int | tuple[int, ...]]:
-        named: dict[str, int | tuple[int, ...]] = {
-            name: size for name, size in local.sizes.items() if "[" not in name
-        }
+        named: dict[str, int | tuple[int, ...]] = {name: size for name, size in local.sizes.items() if "[" not in name}
         if self.star:
             starred = {name: size for name, size in local.sizes.items() if name.startswith(f"{self.star}[")}
             named[self.star] = tuple(starred[f"{self.star}[{i}]"] for i in range(len(starred)))
@@ -81,20 +77,14 @@ def read_template(
     bodies = [functions(module.operation)["main"].regions[0].blocks[0] for module in modules]
     results = [list(list(body.operations)[-1].operands) for body in bodies]
     if len(results[0]) != 1:
-        raise PatternError(
-            f"{name} returns {len(results[0])} arrays; a pattern is one value, write one for each"
-        )
+        raise PatternError(f"{name} returns {len(results[0])} arrays; a pattern is one value, write one for each")
     (result_a,), (result_b,) = results
     if defining_op(result_a) is None:
         raise PatternError(f"{name} returns its argument, which matches every value")
     root = reader.matcher(result_a, result_b)
-    unused = [
-        arg for arg, value in zip(arguments, bodies[0].arguments, strict=True) if value not in reader.seen
-    ]
+    unused = [arg for arg, value in zip(arguments, bodies[0].arguments, strict=True) if value not in reader.seen]
     if unused:
-        raise PatternError(
-            f"{name} does not use {', '.join(unused)}, so nothing says what it would be; drop it"
-        )
+        raise PatternError(f"{name} does not use {', '.join(unused)}, so nothing says what it would be; drop it")
     return Template(root, str(element_type(result_a)), len(shape(result_a)), len(reader.operations), star)
 
 
@@ -119,16 +109,12 @@ class _Reader:
             return Argument(*self.arguments[ir.BlockArgument(a).arg_number])
         if op_a.name != op_b.name or len(op_a.operands) != len(op_b.operands):
             raise self._varies(f"{short_name(op_a)} in one and {short_name(op_b)} in the other")
-        return (
-            self._constant(a, b) if op_a.name == "stablehlo.constant" else self._operation(a, b, op_a, op_b)
-        )
+        return self._constant(a, b) if op_a.name == "stablehlo.constant" else self._operation(a, b, op_a, op_b)
 
     def _constant(self, a: ir.Value, b: ir.Value) -> Matcher:
         numbers, dtype = (splat(a), splat(b)), numpy_dtype(element_type(a))
         if numbers[0] is None or numbers[1] is None or dtype is None:
-            raise PatternError(
-                f"{self.name} holds a constant that is not one number, {a.type}; make it an argument"
-            )
+            raise PatternError(f"{self.name} holds a constant that is not one number, {a.type}; make it an argument")
         constant = read_constant((numbers[0], numbers[1]), dtype, self.sizes)
         if constant is None:
             raise self._varies(f"a constant {numbers[0]:g} in one and {numbers[1]:g} in the other")
@@ -164,16 +150,10 @@ class _Reader:
         for name, value in of_a.items():
             if isinstance(value, ir.DenseI64ArrayAttr):
                 pairs = zip(int_list(op_a, name), int_list(op_b, name), strict=True)
-                yield HasNumbers(
-                    name, tuple(self._size(pair, f"{name} of {short_name(op_a)}") for pair in pairs)
-                )
+                yield HasNumbers(name, tuple(self._size(pair, f"{name} of {short_name(op_a)}") for pair in pairs))
             elif str(value) != str(of_b[name]):
-                raise self._varies(
-                    f"{name} of {short_name(op_a)} is {value} in one and {of_b[name]} in the other"
-                )
-        plain = {
-            name: str(value) for name, value in of_a.items() if not isinstance(value, ir.DenseI64ArrayAttr)
-        }
+                raise self._varies(f"{name} of {short_name(op_a)} is {value} in one and {of_b[name]} in the other")
+        plain = {name: str(value) for name, value in of_a.items() if not isinstance(value, ir.DenseI64ArrayAttr)}
         yield HasAttributes(plain, frozenset(of_a))
 
     def _size(self, numbers: tuple[int, int], where: str) -> Product:
@@ -186,9 +166,7 @@ class _Reader:
 
     def _varies(self, what: str) -> PatternError:
         a, b = (", ".join(f"{name}={size}" for name, size in known.items()) for known in self.sizes)
-        return PatternError(
-            f"{self.name} is not one program for all sizes: traced with {a} and with {b} it has {what}"
-        )
+        return PatternError(f"{self.name} is not one program for all sizes: traced with {a} and with {b} it has {what}")
 
 
 # Operations whose meaning is not all in their operands and attributes.
@@ -220,9 +198,7 @@ class Argument(Matcher):
             state.miss(f"{self.name} is {value.type}, not {self}")
             return
         number = None if self.type.dims else splat(value)
-        bound = (
-            state.bind(self.name, value) if number is None else bind_number(self.name, number, value, state)
-        )
+        bound = state.bind(self.name, value) if number is None else bind_number(self.name, number, value, state)
         for dim, size in zip(self.type.dims, shape(value), strict=True):
             bound = None if bound is None else self._bind_size(dim, size, bound)
         if bound is not None:
@@ -232,10 +208,7 @@ class Argument(Matcher):
         local: Local = state.local
         known = local.sizes.get(dim, size) if isinstance(dim, str) else dim
         if known != size:
-            state.miss(
-                f"{dim} is {size} in {self.name}"
-                + (f" and {known} elsewhere" if isinstance(dim, str) else "")
-            )
+            state.miss(f"{dim} is {size} in {self.name}" + (f" and {known} elsewhere" if isinstance(dim, str) else ""))
             return None
         sizes = {**local.sizes, dim: size} if isinstance(dim, str) else local.sizes
         return replace(state, local=replace(local, sizes=sizes))
@@ -281,18 +254,11 @@ class TemplateConstant(Matcher):
         number, op = splat(value), defining_op(value)
         dtype = numpy_dtype(element_type(value)) if has_static_shape(value) else None
         is_literal = self.constant.product is None
-        if (
-            number is None
-            or op is None
-            or dtype is None
-            or (is_literal and not self.constant.fits(number, dtype, {}))
-        ):
+        if number is None or op is None or dtype is None or (is_literal and not self.constant.fits(number, dtype, {})):
             state.mismatch(value, f"the constant {self.constant}")
             return
         local: Local = state.local
-        pending = (
-            local if is_literal else replace(local, constants=(*local.constants, (self.constant, value)))
-        )
+        pending = local if is_literal else replace(local, constants=(*local.constants, (self.constant, value)))
         outcome = self.type(op, state.step(local=pending))
         if isinstance(outcome, str):
             state.miss(outcome)
@@ -335,11 +301,7 @@ class HasType:
 
     def __call__(self, op: ir.Operation, state: State) -> State | str:
         value = op.results[self.result]
-        if (
-            not has_static_shape(value)
-            or str(element_type(value)) != self.dtype
-            or len(shape(value)) != len(self.dims)
-        ):
+        if not has_static_shape(value) or str(element_type(value)) != self.dtype or len(shape(value)) != len(self.dims):
             return f"{short_name(op)} gives {value.type}, not {self.dtype} of {len(self.dims)} dimensions"
         local: Local = state.local
         return replace(
@@ -358,14 +320,10 @@ class HasNumbers:
     def __call__(self, op: ir.Operation, state: State) -> State | str:
         found = int_list(op, self.name)
         literal = [None if product.names else product.coefficient for product in self.expected]
-        if len(found) != len(literal) or any(
-            e is not None and e != f for e, f in zip(literal, found, strict=True)
-        ):
+        if len(found) != len(literal) or any(e is not None and e != f for e, f in zip(literal, found, strict=True)):
             return f"{self.name} of {short_name(op)} is {found}, not [{', '.join(map(str, self.expected))}]"
         local: Local = state.local
-        return replace(
-            state, local=replace(local, products=(*local.products, *zip(self.expected, found, strict=True)))
-        )
+        return replace(state, local=replace(local, products=(*local.products, *zip(self.expected, found, strict=True))))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@
     def rms_norm(x, scale, eps):
         return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * scale
 
-    m.match(value, rms_norm)        # Match with captures x, scale, eps, numbers["eps"], sizes {"b": (4, 16),
-    "n": 512}
+    m.match(value, rms_norm)    # captures x, scale, eps; numbers["eps"]; sizes {"b": (4, 16), "n": 512}
 
 The function is traced and brought into canonical form as a program is, so that what matches is what it would
 have become itself. It matches for all sizes of its dimensions, `*b` any number of them: a trace for each rank
@@ -59,7 +58,8 @@ def traced(function: Callable[..., Any] | None = None, /, **dims: str) -> Any:
 
     Raises:
       PatternError: for dimensions that cannot be read, a function that cannot be traced, and one whose
-        program says nothing for other sizes: loops, constants that are arrays, sizes like n // 2, `*b` that is not in the result.
+        program says nothing for other sizes: loops, constants that are arrays, sizes like n // 2, `*b` that
+        is not in the result.
     """
     if function is None:
         return functools.partial(traced, **dims)
@@ -72,9 +72,7 @@ class Traced(Matcher):
 
     function: Callable[..., Any]
     arguments: tuple[tuple[str, ArgumentType], ...]
-    _templates: dict[tuple[str, int], Template | PatternError] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _templates: dict[tuple[str, int], Template | PatternError] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_parameters(self.name, self.function, dict(self.arguments))
@@ -88,8 +86,7 @@ class Traced(Matcher):
             )
         if self._star and self._result_rank(2) != first.rank + 1:
             raise PatternError(
-                f"*{self._star} is not in the result of {self.name}, so its rank cannot be told; "
-                "name the dimensions"
+                f"*{self._star} is not in the result of {self.name}, so its rank cannot be told; name the dimensions"
             )
 
     @property
@@ -147,13 +144,10 @@ class Traced(Matcher):
 
     @property
     def _star(self) -> str:
-        stars = {
-            name[1:] for _, argument in self.arguments for name in argument.names if name.startswith("*")
-        }
+        stars = {name[1:] for _, argument in self.arguments for name in argument.names if name.startswith("*")}
         if len(stars) > 1:
             raise PatternError(
-                f"{self.name} has several dimensions with a star, {', '.join(sorted(stars))}; "
-                "name all but one of them"
+                f"{self.name} has several dimensions with a star, {', '.join(sorted(stars))}; name all but one of them"
             )
         return stars.pop() if stars else ""
 
@@ -171,16 +165,11 @@ class Traced(Matcher):
         arguments = self._expanded(dtype, rank)
         names = sorted(set().union(*(argument.names for argument in arguments.values())))
         sizes = tracing_sizes(names)
-        a, b = (
-            _canonical(self, {name: _abstract(arg, known) for name, arg in arguments.items()})
-            for known in sizes
-        )
+        a, b = (_canonical(self, {name: _abstract(arg, known) for name, arg in arguments.items()}) for known in sizes)
         return read_template(self.name, arguments, (a, b), sizes, self._star)
 
     def _expanded(self, dtype: str, rank: int) -> dict[str, ArgumentType]:
-        typed = (
-            (name, replace(argument, dtype=argument.dtype or dtype)) for name, argument in self.arguments
-        )
+        typed = ((name, replace(argument, dtype=argument.dtype or dtype)) for name, argument in self.arguments)
         return {name: argument.expanded(rank) for name, argument in typed}
 
     def _result_rank(self, rank: int) -> int:
@@ -206,8 +195,7 @@ def _check_parameters(name: str, function: Callable[..., Any], dims: Mapping[str
     for parameter, argument in dims.items():
         if argument.dtype is not None and argument.dtype not in DTYPES:
             raise PatternError(
-                f"{parameter} of {name} has the element type {argument.dtype!r}; "
-                f"known are {', '.join(DTYPES)}"
+                f"{parameter} of {name} has the element type {argument.dtype!r}; known are {', '.join(DTYPES)}"
             )
 
 

@@ -107,7 +107,9 @@ def _keeps_all(space: AxisSpace, inner: View, outer: View) -> bool:
 
 
 def _links(op: ir.Operation, view: View) -> list[Link]:
-    """Operands of `op` that may carry the logits, each with the step that `op` is for it; none if `op` is not a step."""
+    """Operands of `op` that may carry the logits, each with the step that `op` is for it; none if `op` is not a
+    step.
+    """
     table = _STEPS.get(op.name)
     return table(op, view) if table is not None and has_static_shape(op.results[0]) else []
 
@@ -157,7 +159,7 @@ def _bound(kind: str) -> Callable[[ir.Operation, View], list[Link]]:
 
 
 def _select(op: ir.Operation, view: View) -> list[Link]:
-    predicate, *arms = op.operands
+    predicate = op.operands[0]
     links: list[Link] = []
     for index, negated in ((1, False), (2, True)):
         fill = splat(op.operands[3 - index])
@@ -182,14 +184,18 @@ _STEPS: dict[str, Callable[[ir.Operation, View], list[Link]]] = {
 }
 
 
-def post_step(op: ir.Operation, index: int, view: View) -> RawStep | None:
+def post_step(op: ir.Operation, index: int, view: View) -> RawStep:
     """The step that `op` is for the probabilities at its operand `index`.
 
     Raises: NoMatch if `op` is no step after a softmax.
     """
     if op.name not in ("stablehlo.multiply", "stablehlo.divide", "stablehlo.select"):
-        raise NoMatch(op, f"{op.name.removeprefix('stablehlo.')} stands between the softmax and the product with the values")
+        raise NoMatch(
+            op, f"{op.name.removeprefix('stablehlo.')} stands between the softmax and the product with the values"
+        )
     for own, step in _links(op, view):
         if own == index and step is not None and step.kind in ("scale", "multiply", "select"):
             return RawStep(f"post_{step.kind}", op, step.value, step.operand, step.view, step.negated)
-    raise NoMatch(op, f"{op.name.removeprefix('stablehlo.')} after the softmax has no form that a fused attention keeps")
+    raise NoMatch(
+        op, f"{op.name.removeprefix('stablehlo.')} after the softmax has no form that a fused attention keeps"
+    )

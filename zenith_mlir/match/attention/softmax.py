@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, int_list, shape, splat, users
+from zenith_mlir.ir.facts import defined_by, defining_op, int_list, producer, shape, splat, users
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
 
 
 class NoMatch(Exception):
-    """Something resembles the pattern and is not it. `reason` says why in a user's words, `op` where, `suggest` what to change."""
+    """Something resembles the pattern and is not it. `reason` says why in a user's words, `op` where, `suggest` what to
+    change.
+    """
 
     def __init__(self, op: ir.Operation, reason: str, suggest: str = "") -> None:
         super().__init__(reason)
@@ -22,8 +24,8 @@ class NoMatch(Exception):
 class Softmax:
     """softmax of `logits` along `axis`.
 
-    `view` names the dimensions of `logits` and of the results; `probabilities` are the values e / sum(e) (in one or several
-    spellings of the same quotient); `ops` are the operations between.
+    `view` names the dimensions of `logits` and of the results; `probabilities` are the values e / sum(e) (in one or
+    several spellings of the same quotient); `ops` are the operations between.
     """
 
     logits: ir.Value
@@ -32,6 +34,11 @@ class Softmax:
     axis: Axis
     space: AxisSpace
     ops: list[ir.Operation]
+
+    @property
+    def block(self) -> ir.Block:
+        """Where the softmax is computed; an attention lies in one block."""
+        return producer(self.probabilities).block
 
 
 def reduction(op: ir.Operation) -> str | None:
@@ -134,35 +141,40 @@ def _descends(value: ir.Value, ancestor: ir.Operation) -> bool:
 
 
 def _check_normaliser(space: AxisSpace, quotient: ir.Operation, total: ir.Operation, view: View, axis: Axis) -> None:
-    """The divisor must be the bare sum, standing where its rows are."""
-    value: ir.Value = quotient.operands[1]
-    if quotient.name == "stablehlo.multiply":
-        value = next(v for v in quotient.operands if _through_converts(v) != _through_converts(total.operands[0]))
-        value = _reciprocal_of(value, quotient)
+    """The weights must be divided by, or multiplied by one over, their bare sum, standing where its rows are."""
+    weights = _through_converts(total.operands[0])
+    value = next((v for v in quotient.operands if _through_converts(v) != weights), quotient.operands[1])
+    reciprocals = 0 if quotient.name == "stablehlo.divide" else 1
     current: View | None = view
     while (op := defining_op(value)) is not None and op != total and current is not None:
-        if op.name not in ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert"):
+        if op.name == "stablehlo.divide" and splat(op.operands[0]) == 1 and reciprocals:
+            reciprocals -= 1
+            value = op.operands[1]
+            continue
+        if op.name not in _SHAPE_OPS:
             raise NoMatch(op, f"the softmax is normalised by more than its own sum ({_short(op)} on the denominator)")
         current = operand_view(space, op, current)
         value = op.operands[0]
     rows = tuple(dim for dim in view if dim != (axis,))
-    if current is None or space.resolve_view(current) != rows:
-        raise NoMatch(quotient, "the softmax divides each element by the sum of another row", "keep the summed dimension in place")
+    if reciprocals or current is None or space.resolve_view(current) != rows:
+        raise NoMatch(
+            quotient,
+            "the softmax divides each element by the sum of another row",
+            "keep the summed dimension in place",
+        )
 
 
-def _reciprocal_of(value: ir.Value, quotient: ir.Operation) -> ir.Value:
-    while (op := defining_op(value)) is not None and op.name == "stablehlo.broadcast_in_dim":
-        value = op.operands[0]
-    if op is None or op.name != "stablehlo.divide" or splat(op.operands[0]) != 1:
-        raise NoMatch(quotient, "the exponentials are multiplied by something other than one over their sum")
-    return op.operands[1]
+_SHAPE_OPS = ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert")
 
 
 def _strip_shifts(
     space: AxisSpace, exponential: ir.Operation, view: View, axis: Axis
 ) -> tuple[ir.Value, list[ir.Operation]]:
-    """Drop `- row maximum` (softmax is invariant under shifts that are constant along its axis); at least one maximum is required."""
-    value, ops, has_maximum = exponential.operands[0], [], False
+    """Drop `- row maximum` (softmax is invariant under shifts that are constant along its axis); at least one maximum
+    is required.
+    """
+    value, has_maximum = exponential.operands[0], False
+    ops: list[ir.Operation | None] = []
     while (op := _through_convert_to(value, "stablehlo.subtract")) is not None:
         chain = _row_constant(space, op.operands[1], view, axis)
         if chain is None:
@@ -213,7 +225,9 @@ def _row_constant(space: AxisSpace, value: ir.Value, view: View, axis: Axis) -> 
 
 
 def _between(weights: ir.Value, quotient: ir.Operation) -> list[ir.Operation]:
-    """Operations from the weights to the quotient, the divisor's included: all that the quotient needs after the exponential."""
+    """Operations from the weights to the quotient, the divisor's included: all that the quotient needs after the
+    exponential.
+    """
     found: list[ir.Operation] = [quotient]
     frontier = list(quotient.operands)
     source = defining_op(weights)
