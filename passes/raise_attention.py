@@ -8,7 +8,8 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attention import NAME
-from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, walk_named
+from zenith_mlir.ir.composites import walk_program
+from zenith_mlir.ir.facts import element_type, has_static_shape, is_float
 from zenith_mlir.ir.outline import outline_composite
 from zenith_mlir.match.attention import NoMatch, find_softmax, match_site
 from zenith_mlir.module import Module
@@ -27,7 +28,7 @@ class RaiseAttention(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> None:
         with module.context:
-            for exponential in walk_named(module.operation, "stablehlo.exponential"):
+            for exponential in walk_program(module.operation, "stablehlo.exponential"):
                 if has_static_shape(exponential.results[0]) and is_float(element_type(exponential.results[0])):
                     _raise_at(module, exponential, ctx)
 

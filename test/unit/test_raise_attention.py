@@ -104,3 +104,9 @@ def test_remarks_name_the_line_of_the_program() -> None:
 def test_a_scanned_site_counts_once() -> None:
     (program,) = (p for p in RAISED if p.name == "inside scan")
     assert len([r for r in raised(program).remarks if r.kind == "passed"]) == 1
+
+
+def test_raising_twice_is_raising_once() -> None:
+    module = raised(RAISED[0])
+    again = module.run("raise-attention", target="cpu")
+    assert again.remarks == module.remarks and again.text() == module.text()
