@@ -1,0 +1,87 @@
+"""What `main` takes, as NumPy sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from jaxlib.mlir import ir
+
+from zenith_mlir.errors import ZenithError
+
+__all__ = ["InputSpec", "input_specs", "numpy_dtype"]
+
+_DTYPES = {
+    "i1": "bool",
+    **{f"i{n}": f"int{n}" for n in (2, 4, 8, 16, 32, 64)},
+    **{f"ui{n}": f"uint{n}" for n in (2, 4, 8, 16, 32, 64)},
+    **{f"f{n}": f"float{n}" for n in (16, 32, 64)},
+    "bf16": "bfloat16",
+    "complex<f32>": "complex64",
+    "complex<f64>": "complex128",
+    "f4E2M1FN": "float4_e2m1fn",
+    "f6E2M3FN": "float6_e2m3fn",
+    "f6E3M2FN": "float6_e3m2fn",
+    "f8E3M4": "float8_e3m4",
+    "f8E4M3": "float8_e4m3",
+    "f8E4M3B11FNUZ": "float8_e4m3b11fnuz",
+    "f8E4M3FN": "float8_e4m3fn",
+    "f8E4M3FNUZ": "float8_e4m3fnuz",
+    "f8E5M2": "float8_e5m2",
+    "f8E5M2FNUZ": "float8_e5m2fnuz",
+    "f8E8M0FNU": "float8_e8m0fnu",
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One argument of `main`: its shape (None for a dynamic dimension), NumPy dtype, and name.
+
+    The name is the one JAX records, `params['w']`, or `arg0`.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    name: str
+
+
+def input_specs(module: ir.Module) -> list[InputSpec]:
+    """The arguments of the function `main`, in order.
+
+    Raises:
+        ZenithError: if there is no `main`, or it takes something that is no tensor.
+    """
+    arguments = _main(module).regions[0].blocks[0].arguments
+    return [_spec(argument, index) for index, argument in enumerate(arguments)]
+
+
+def numpy_dtype(type_: ir.Type) -> np.dtype[Any]:
+    """The NumPy dtype of an MLIR element type, one of ml_dtypes where NumPy has none.
+
+    Raises:
+        ZenithError: for a type with no dtype, as a quantized one.
+    """
+    name = _DTYPES.get(str(type_), "")
+    if not name:
+        raise ZenithError(f"the element type {type_} has no NumPy dtype")
+    return np.dtype(getattr(ml_dtypes, name, None) or name)
+
+
+def _main(module: ir.Module) -> ir.Operation:
+    for view in module.body.operations:
+        op = view.operation
+        is_main = op.name == "func.func" and ir.StringAttr(op.attributes["sym_name"]).value == "main"
+        if is_main and op.regions[0].blocks:
+            return op
+    raise ZenithError("the module has no function @main with a body; one is expected as its entry")
+
+
+def _spec(argument: ir.BlockArgument, index: int) -> InputSpec:
+    if not isinstance(argument.type, ir.RankedTensorType):
+        raise ZenithError(f"argument {index} of @main is {argument.type}; a ranked tensor is expected")
+    type_ = ir.RankedTensorType(argument.type)
+    shape = tuple(None if type_.is_dynamic_dim(i) else type_.get_dim_size(i) for i in range(type_.rank))
+    name = argument.location.name_str if isinstance(argument.location, ir.NameLoc) else ""
+    return InputSpec(shape, numpy_dtype(type_.element_type), name or f"arg{index}")
