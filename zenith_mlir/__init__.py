@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zenith_mlir.registry import option as option
     from zenith_mlir.registry import register as register
     from zenith_mlir.remarks import Remark as Remark
+    from zenith_mlir.rewriting import ZenithWarning as ZenithWarning
     from zenith_mlir.target import Target as Target
 
 _HOMES = {
@@ -40,7 +41,7 @@ _HOMES = {
     "Remark": "remarks",
     "Target": "target",
     "ZenithError": "errors",
-    "checkpoint": "remat",
+    "ZenithWarning": "rewriting",
     "jit": "hook",
     "load": "module",
     "option": "registry",
@@ -50,7 +51,7 @@ _HOMES = {
 }
 # `pipeline` is a module that can be called: `zenith.pipeline("default")` and `zenith_mlir.pipeline.Pipeline`
 # are both it.
-_SUBMODULES = ("certify", "memory", "onnx", "ops", "pipeline", "precision", "remat", "report")
+_SUBMODULES = ("certify", "pipeline")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

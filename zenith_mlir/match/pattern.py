@@ -117,8 +117,8 @@ def apply_patterns(module: Module, ctx: PassContext, patterns: Sequence[Pattern]
 
     Users are tried before the operations they use, patterns in their order. A rewrite leaves a passed remark,
     a refused or near match that is still there at the end one missed remark; both are counted by the
-    pattern's name. Functions that are decompositions of composites, and bodies of reductions, are left as
-    they are.
+    pattern's name. Functions that are decompositions of composites, bodies of reductions, and operations
+    with several results are left as they are.
 
     Raises:
       PatternError: for a rewrite that gives another type than it matched, or that matches its own result for
