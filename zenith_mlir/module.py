@@ -112,18 +112,13 @@ class Module:
 
         return compile_module(self, target)
 
-    def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> Any:
-        """Write the module as an ONNX model; the options are those of `zenith_mlir.onnx.to_onnx`.
+    def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the module as an ONNX model.
 
         Raises:
-            ZenithError: if this installation has no converter.
+            ZenithError: always; this version has no converter.
         """
-        try:
-            from zenith_mlir.onnx import to_onnx
-        except ImportError as error:
-            cure = "this version has none" if error.name == "zenith_mlir.onnx" else "pip install 'zenith_mlir[onnx]'"
-            raise ZenithError(f"the ONNX converter cannot be imported ({error}); {cure}") from None
-        return to_onnx(self, path, **options)
+        raise ZenithError(f"{os.fspath(path)} is not written: this version of zenith_mlir has no ONNX converter")
 
     def __str__(self) -> str:
         return self.text()

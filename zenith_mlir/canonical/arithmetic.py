@@ -82,6 +82,13 @@ def outer_product_to_multiply(op: ir.Operation) -> Values:
     return [build.elementwise("multiply", *wide)]
 
 
+def square_to_multiply(op: ir.Operation) -> Values:
+    """chlo.square of real numbers is x * x; programs write both."""
+    x = op.operands[0]
+    is_real = not isinstance(element_type(x), ir.ComplexType)
+    return [build.elementwise("multiply", x, x)] if is_real else None
+
+
 def drop_lonely_concatenate(op: ir.Operation) -> Values:
     return [op.operands[0]] if len(op.operands) == 1 else None
 
@@ -100,6 +107,7 @@ RULES = {
     "stablehlo.minimum": [constant_on_the_right, drop_neutral_operand],
     "stablehlo.negate": [drop_double_negation],
     "stablehlo.dot_general": [outer_product_to_multiply],
+    "chlo.square": [square_to_multiply],
     "stablehlo.concatenate": [drop_lonely_concatenate],
     "stablehlo.pad": [drop_zero_pad],
 }

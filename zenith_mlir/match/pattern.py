@@ -188,14 +188,14 @@ class _Sweep:
         op = found.op
         self.rewritten += 1
         self.missed.clear()
-        self.ctx.passed(op, pattern.composite, **pattern.facts(found))
-        self.ctx.count(pattern.name)
         with ir.InsertionPoint(op), op.location:
             rewritten = pattern.rewrite(found)
             if isinstance(rewritten, Replacement):
                 _splice(pattern, found, rewritten.function, self.ctx)
             else:
                 found.value.replace_all_uses_with(_checked(pattern, found, rewritten))
+        self.ctx.passed(op, pattern.composite, **pattern.facts(found))
+        self.ctx.count(pattern.name)
         self._erase_unused(list(found.ops))
 
     def _erase_unused(self, ops: list[ir.Operation]) -> None:

@@ -179,7 +179,8 @@ def match(target: ir.Value | ir.Operation, pattern: Matcher, single_use: bool = 
 
 
 def _match(value: ir.Value, state: State) -> Match:
-    return Match(value, state.captures, state.numbers, state.sizes, _operands_first(state.ops))
+    ops = tuple(op for op in _operands_first(state.ops) if op.name != "stablehlo.constant")
+    return Match(value, state.captures, state.numbers, state.sizes, ops)
 
 
 def _closed(value: ir.Value) -> Callable[[State], tuple[ir.Operation, str] | None]:

@@ -50,3 +50,10 @@ func.func @head_mask(%p: tensor<4x5xf32>) -> tensor<4x5xf32> {
   %0 = stablehlo.dot_general %ones, %p, batching_dims = [0] x [0], contracting_dims = [] x [] : (tensor<4xf32>, tensor<4x5xf32>) -> tensor<4x5xf32>
   return %0 : tensor<4x5xf32>
 }
+
+// CHECK-LABEL: func.func @square
+// CHECK-NEXT: stablehlo.multiply %arg0, %arg0
+func.func @square(%x: tensor<4xf32>) -> tensor<4xf32> {
+  %0 = chlo.square %x : tensor<4xf32> -> tensor<4xf32>
+  return %0 : tensor<4xf32>
+}
