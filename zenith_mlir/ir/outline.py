@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defining_op, producer
+from zenith_mlir.ir.facts import defined_by, producer
 from zenith_mlir.ir.symbols import unique_name
 
 
@@ -49,7 +49,8 @@ def outline_composite(
             },
         )
     result.replace_all_uses_with(composite.results[0])
-    for op in reversed(ops):
+    constants = {source for op in ops for value in op.operands if (source := _constant(value)) is not None}
+    for op in [*reversed(ops), *constants]:
         erase_if_unused(op)
     return composite
 
@@ -96,9 +97,13 @@ def clone_op(op: ir.Operation, mapping: dict[ir.Value, ir.Value]) -> ir.Operatio
 
 def _mapped(value: ir.Value, mapping: dict[ir.Value, ir.Value]) -> ir.Value:
     if value not in mapping:
-        constant = defining_op(value)
-        assert constant is not None and constant.name == "stablehlo.constant", (
+        constant = _constant(value)
+        assert constant is not None, (
             f"the outlined region uses {value}, which is neither an operand of the composite nor a constant"
         )
         clone_op(constant, mapping)
     return mapping[value]
+
+
+def _constant(value: ir.Value) -> ir.Operation | None:
+    return defined_by(value, "stablehlo.constant")
