@@ -272,6 +272,12 @@ def _squared(q: Any, k: Any, v: Any) -> Any:
 
 
 REFUSED: list[Program] = [
+    Program(
+        "probabilities alone",
+        lambda q, k: jax.nn.softmax(scores(q, k), axis=-1),
+        btnh()[:2],
+        reason="do not go into a product with values",
+    ),
     Program("softmax over the queries", _wrong_axis, btnh(t=S), reason="does not sum over the softmax's own axis"),
     Program("no maximum", _no_maximum, btnh(), reason="without subtracting the row maximum"),
     Program("epsilon in the denominator", _epsilon, btnh(), reason="more than its own sum"),

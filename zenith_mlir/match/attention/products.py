@@ -16,6 +16,7 @@ from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_o
 
 # Between a softmax and its product stand a dropout, a mask, some converts and transposes.
 _MAX_POST_OPS = 12
+_TERMINATORS = ("func.return", "stablehlo.return")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _value_products(
     if len(ops) > _MAX_POST_OPS:
         return
     for op in users(value):
-        if op.block != softmax.block:
+        if op.block != softmax.block or op.name in _TERMINATORS:
             continue
         index = list(op.operands).index(value)
         if op.name == "stablehlo.dot_general":

@@ -1,0 +1,130 @@
+"""Which sites of a corpus the raising passes find, against its ground truth.
+
+    python benchmarks/coverage.py --corpus DIR [--certify] [--json FILE]
+
+DIR holds StableHLO modules and a manifest.json with, for each file, `ground_truth`: the number of sites of each kind
+(null where nobody is sure). Prints one row a file, one a source and the totals; with --certify every distinct site is
+also run against float64. Exits with status 1 if a site was raised where the truth says there is none more, or if one is
+unsound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import zenith_mlir as zenith
+
+# Kinds of the manifest and the composites that answer for them.
+KINDS = {
+    "attention": ("zenith.attention",),
+    "layernorm": ("zenith.layer_norm",),
+    "rmsnorm": ("zenith.rms_norm",),
+    "gelu": ("zenith.gelu",),
+    "silu": ("zenith.silu", "zenith.swiglu"),
+    "softmax_xent": ("zenith.cross_entropy",),
+    "rotary": ("zenith.rotary",),
+}
+
+
+@dataclass
+class Row:
+    """What was found in one file, by kind; `truth` lacks the kinds that nobody is sure of."""
+
+    file: str
+    source: str
+    group: str
+    truth: dict[str, int]
+    raised: dict[str, int]
+    unsound: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def extra(self, kind: str) -> int:
+        return max(0, self.raised[kind] - self.truth[kind]) if kind in self.truth else 0
+
+
+def measure(path: Path, entry: dict[str, Any], certify: bool) -> Row:
+    module = zenith.load(path)
+    start = time.perf_counter()
+    raised = module.run("default", target="none")
+    seconds = time.perf_counter() - start
+    passed = Counter(r.op for r in raised.remarks if r.kind == "passed" and r.pass_name.startswith("raise-"))
+    row = Row(
+        file=path.name,
+        source=entry["source"],
+        group="train" if entry["kind"] == "train" else "forward and decode",
+        truth={kind: n for kind in KINDS if (n := entry["ground_truth"].get(kind)) is not None},
+        raised={kind: sum(passed[name] for name in names) for kind, names in KINDS.items()},
+        reasons=[r.text() for r in raised.remarks if r.kind == "missed"],
+        seconds=seconds,
+    )
+    if certify:
+        from zenith_mlir.certify import certify_composites
+
+        certificates = certify_composites(raised, target=zenith.Target.parse("cpu"))
+        row.unsound = [c.summary for c in certificates if not c.sound]
+    return row
+
+
+def cell(rows: Iterable[Row], kind: str) -> str:
+    known = [row for row in rows if kind in row.truth]
+    raised, truth = sum(row.raised[kind] for row in known), sum(row.truth[kind] for row in known)
+    extra = sum(row.extra(kind) for row in known)
+    return (f"{raised}/{truth}" if raised or truth else "-") + (f" +{extra}" if extra else "")
+
+
+def table(title: str, groups: dict[str, list[Row]], kinds: list[str]) -> Table:
+    out = Table(title, *kinds, "unsound", "s")
+    for name, rows in groups.items():
+        unsound = sum(len(row.unsound) for row in rows)
+        out.add_row(name, *(cell(rows, kind) for kind in kinds), str(unsound), f"{sum(r.seconds for r in rows):.2f}")
+    return out
+
+
+def grouped(rows: list[Row], key: str) -> dict[str, list[Row]]:
+    out: dict[str, list[Row]] = {}
+    for row in rows:
+        out.setdefault(getattr(row, key), []).append(row)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--kinds", default="attention", help="comma-separated, or all (default: %(default)s)")
+    parser.add_argument("--certify", action="store_true", help="run every distinct site against float64 (minutes)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there too")
+    args = parser.parse_args()
+    manifest = args.corpus / "manifest.json"
+    if not manifest.is_file():
+        parser.error(f"{args.corpus} has no manifest.json; name a folder of modules with their ground truth")
+    kinds = list(KINDS) if args.kinds == "all" else args.kinds.split(",")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        parser.error(f"unknown kind {unknown[0]}; choose from {', '.join(KINDS)}")
+
+    entries = json.loads(manifest.read_text())
+    rows = [measure(args.corpus / entry["file"], entry, args.certify) for entry in entries]
+    console = Console(width=110)
+    for title, key in (("file", "file"), ("source", "source"), ("total", "group")):
+        console.print(table(title, grouped(rows, key), kinds))
+    for row in rows:
+        for line in [*row.reasons, *row.unsound]:
+            console.print(f"{row.file}: {line}", markup=False, highlight=False, soft_wrap=True)
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    return int(any(row.unsound or row.extra(kind) for row in rows for kind in kinds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
