@@ -46,6 +46,7 @@ STEP_FIELDS: dict[str, tuple[str, ...]] = {
     "select": ("operand", "negated", "value"),  # m ? x : value
     "band": ("low", "high", "value"),  # low <= s - t <= high ? x : value
     "band_add": ("low", "high", "value"),  # x + (low <= s - t <= high ? 0 : value)
+    "sink": ("operand",),  # one more logit m in the row's sum, and in nothing else
     "post_scale": ("value",),  # p * value
     "post_multiply": ("operand",),  # p * m
     "post_select": ("operand", "negated", "value"),  # m ? p : value
@@ -67,7 +68,12 @@ class Step:
 
     @property
     def is_post(self) -> bool:
+        """Whether it applies to the probabilities."""
         return self.kind.startswith("post_")
+
+    @property
+    def is_sink(self) -> bool:
+        return self.kind == "sink"
 
 
 @dataclass(frozen=True)
@@ -213,10 +219,15 @@ def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> j
         offset = columns - (rows if "t" in spec.axes else 0)
     wide = [_spread(spec, m, layout, order) for m, layout in zip(modifiers, spec.modifiers, strict=True)]
     for step in spec.steps:
-        if not step.is_post:
+        if not step.is_post and not step.is_sink:
             x = _apply(step, x, wide, offset)
-    weights = jnp.exp(x - x.max(axis=order.index("s"), keepdims=True))
-    p = weights / weights.sum(axis=order.index("s"), keepdims=True)
+    dim = order.index("s")
+    sinks = [wide[step.operand - 3].astype(x.dtype) for step in spec.steps if step.is_sink and step.operand is not None]
+    top = x.max(axis=dim, keepdims=True)
+    for sink in sinks:
+        top = jnp.maximum(top, sink)
+    weights = jnp.exp(x - top)
+    p = weights / (weights.sum(axis=dim, keepdims=True) + sum(jnp.exp(sink - top) for sink in sinks))
     for step in spec.steps:
         if step.is_post:
             p = _apply(step, p, wide, offset)

@@ -9,9 +9,9 @@ from jaxlib.mlir import ir
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attention import NAME
 from zenith_mlir.ir.composites import walk_program
-from zenith_mlir.ir.facts import element_type, has_static_shape, is_float
+from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, producer
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.attention import NoMatch, find_softmax, match_site
+from zenith_mlir.match.attention import NoMatch, Site, find_softmax, match_site
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
 
@@ -27,27 +27,45 @@ class RaiseAttention(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        with module.context:
-            for exponential in walk_program(module.operation, "stablehlo.exponential"):
-                if has_static_shape(exponential.results[0]) and is_float(element_type(exponential.results[0])):
-                    _raise_at(module, exponential, ctx)
+        exponentials = walk_program(module.operation, "stablehlo.exponential")
+        position = {op: i for i, op in enumerate(exponentials)}
+        # A match may take further exponentials along (a sink's) and erase them: those must not be looked at again.
+        taken: set[int] = set()
+        for i, exponential in enumerate(exponentials):
+            if i in taken or not _is_static_float(exponential.results[0]):
+                continue
+            site = _match(exponential, ctx)
+            if site is not None:
+                taken |= {position[op] for op in site.ops if op in position}
+                _outline(module, site, ctx)
 
 
-def _raise_at(module: Module, exponential: ir.Operation, ctx: PassContext) -> None:
+def _is_static_float(value: ir.Value) -> bool:
+    return has_static_shape(value) and is_float(element_type(value))
+
+
+def _match(exponential: ir.Operation, ctx: PassContext) -> Site | None:
     try:
         softmax = find_softmax(exponential)
-        site = None if softmax is None else match_site(softmax)
+        return None if softmax is None else match_site(softmax)
     except NoMatch as miss:
         ctx.missed(miss.op, NAME, miss.reason, miss.suggest)
-        return
-    if site is None:
-        return
-    with exponential.location:
+        return None
+
+
+def _outline(module: Module, site: Site, ctx: PassContext) -> None:
+    with producer(site.result).location:
         attributes = site.spec.attributes()
     composite = outline_composite(module.operation, NAME, site.ops, site.operands, site.result, attributes)
-    ctx.count("attention raised")
     spec = site.spec
+    ctx.count("attention raised")
     ctx.passed(
-        composite, NAME, causal=spec.is_causal, scale=spec.scale, softcap=spec.softcap, modifiers=len(spec.modifiers),
-        escapes=spec.escapes, layouts=f"{spec.q}, {spec.k}, {spec.v} -> {spec.out}",
-    )  # fmt: skip
+        composite,
+        NAME,
+        causal=spec.is_causal,
+        scale=spec.scale,
+        softcap=spec.softcap,
+        modifiers=len(spec.modifiers),
+        escapes=spec.escapes,
+        layouts=f"{spec.q}, {spec.k}, {spec.v} -> {spec.out}",
+    )

@@ -123,6 +123,21 @@ def in_scan(q: Any, k: Any, v: Any) -> Any:
     return jax.lax.scan(step, q, None, length=3)[0]
 
 
+def sink(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    x = scores(q, k)
+    column = jnp.broadcast_to(sinks[None, :, None, None], (*x.shape[:-1], 1))
+    joined = jnp.concatenate([x, column], axis=-1)
+    p = jax.nn.softmax(joined - joined.max(axis=-1, keepdims=True), axis=-1)
+    return output(p[..., :-1], v)
+
+
+def sink_in_the_sum(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    x = scores(q, k)
+    top = jnp.max(x, axis=-1, keepdims=True)
+    e = jnp.exp(x - top)
+    return output(e / (jnp.sum(e, axis=-1, keepdims=True) + jnp.exp(sinks[None, :, None, None] - top)), v)
+
+
 _bias = array(1, H, T, S, seed=4)
 _small_bias = array(B, 1, 1, S, seed=5)
 _mask = mask_of(B, 1, T, S)
@@ -235,6 +250,8 @@ RAISED: list[Program] = [
     ),
     Program("one query", one_query, [array(B, H, D), *btnh()[1:]]),
     Program("probabilities escape", probabilities_too, btnh(), {"escapes": True}),
+    Program("attention sink", sink, [*btnh(), array(H)]),
+    Program("attention sink in the sum", sink_in_the_sum, [*btnh(), array(H)]),
     Program("inside scan", in_scan, btnh(t=T)),
     Program(
         "jax.nn, causal",

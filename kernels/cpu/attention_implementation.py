@@ -31,6 +31,8 @@ def refuse(request: Request) -> Refusal | None:
         return Refusal("queries and keys are contracted over several axes", "reshape them into one")
     if len(spec.parallel) > _MAX_PARALLEL_AXES:
         return Refusal(f"the CPU kernel takes {_MAX_PARALLEL_AXES} batch and head axes, not {len(spec.parallel)}")
+    if any(step.is_sink for step in spec.steps):
+        return Refusal("the CPU kernel has no attention sinks")
     if spec.escapes:
         return Refusal(
             "the logits or probabilities are used elsewhere too, so they are computed anyway",

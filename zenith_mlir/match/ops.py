@@ -368,7 +368,7 @@ class Softmax(Matcher):
         except NoMatch as miss:
             state.enter(exponential).enter(miss.op).miss(miss.reason, miss.op)
             return
-        if found is None or found.probabilities != value:
+        if found is None or found.sink is not None or found.probabilities != value:
             state.mismatch(value, self)
             return
         axis = found.view.index((found.axis,))

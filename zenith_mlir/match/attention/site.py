@@ -51,7 +51,7 @@ def match_site(softmax: Softmax) -> Site | None:
     raw = [RawStep("scale", scores.path.dot, value=scale)] if scale != 1.0 else []
     query_axes = _query_axes(softmax, scores, values)
     reader = StepReader(softmax, large, scores.rows, query_axes)
-    steps = reader.read([*raw, *scores.path.steps, *values.steps])
+    steps = reader.read([*raw, *scores.path.steps, *_sink_step(softmax), *values.steps])
 
     inputs = [q.operand, k.operand, v.operand, *reader.modifiers]
     names = _names(softmax, inputs, reader.rows, scores.contracted, features)
@@ -76,6 +76,12 @@ def match_site(softmax: Softmax) -> Site | None:
     )
     spec.verify([shape(value) for value in operands], shape(out.operand.value))
     return Site(spec, ops, operands, out.operand.value)
+
+
+def _sink_step(softmax: Softmax) -> list[RawStep]:
+    if softmax.sink is None:
+        return []
+    return [RawStep("sink", producer(softmax.probabilities), operand=softmax.sink, view=softmax.sink_view)]
 
 
 def _feature_axes(softmax: Softmax, values: ValueProduct) -> set[Axis]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from jaxlib.mlir import ir
 
@@ -24,8 +24,9 @@ class NoMatch(Exception):
 class Softmax:
     """softmax of `logits` along `axis`.
 
-    `view` names the dimensions of `logits` and of the results; `probabilities` are the values e / sum(e) (in one or
-    several spellings of the same quotient); `ops` are the operations between.
+    `view` names the dimensions of `logits` and of the results; `probabilities` are the values e / sum(e); `ops` are the
+    operations between. With a `sink`, one more logit takes part in the sum and in nothing else; `sink_view` names its
+    dimensions, which are those of a row.
     """
 
     logits: ir.Value
@@ -34,6 +35,8 @@ class Softmax:
     axis: Axis
     space: AxisSpace
     ops: list[ir.Operation]
+    sink: ir.Value | None = field(default=None)
+    sink_view: View = ()
 
     @property
     def block(self) -> ir.Block:
@@ -70,12 +73,62 @@ def find_softmax(exponential: ir.Operation) -> Softmax | None:
     view = space.fresh_view(shape(weights))
     (axis,) = view[dims[0]]
     space.keep_whole([axis])
-    quotient = _normalised(space, quotients, total, view, axis)
-    if quotient is None:
+    found = _normalised(space, exponential, quotients, total, view, axis)
+    if found is None:
         return None
+    quotient, sink, sink_view = found
     logits, shift_ops = _strip_shifts(space, exponential, view, axis)
-    ops = [*shift_ops, exponential, *_between(weights, quotient), total]
-    return Softmax(logits, quotient.results[0], view, axis, space, ops)
+    ops = [*shift_ops, exponential, *_between(weights, quotient, sink), total]
+    softmax = Softmax(logits, quotient.results[0], view, axis, space, ops, sink, sink_view)
+    return softmax if sink is not None else _without_sink_column(softmax)
+
+
+def _without_sink_column(softmax: Softmax) -> Softmax:
+    """A column that is concatenated to the logits and sliced off the probabilities is an attention sink (Xiao et al.
+    2023, "Efficient Streaming Language Models with Attention Sinks"; gpt-oss learns it).
+    """
+    joined = defined_by(softmax.logits, "stablehlo.concatenate")
+    dim = softmax.view.index((softmax.axis,))
+    if joined is None or len(joined.operands) != 2 or ir.IntegerAttr(joined.attributes["dimension"]).value != dim:
+        return softmax
+    widths = [shape(operand)[dim] for operand in joined.operands]
+    if 1 not in widths or widths == [1, 1]:
+        return softmax
+    sink = widths.index(1)
+    kept = _slice_without(softmax.probabilities, dim, 0 if sink == 1 else 1, widths[1 - sink])
+    if kept is None:
+        return softmax
+    space = softmax.space
+    axis = space.new(widths[1 - sink])
+    space.keep_whole([axis])
+    view = tuple((axis,) if dim_axes == (softmax.axis,) else dim_axes for dim_axes in softmax.view)
+    return replace(
+        softmax,
+        logits=joined.operands[1 - sink],
+        probabilities=kept[-1].results[0],
+        view=view,
+        axis=axis,
+        ops=[*softmax.ops, joined, *kept],
+        sink=joined.operands[sink],
+        sink_view=tuple(() if dim_axes == (softmax.axis,) else dim_axes for dim_axes in softmax.view),
+    )
+
+
+def _slice_without(value: ir.Value, dim: int, start: int, size: int) -> list[ir.Operation] | None:
+    """The operations from `value` to a slice of it that keeps `size` elements of `dim` from `start`, all else whole."""
+    for op in users(value):
+        if op.name == "stablehlo.convert":
+            further = _slice_without(op.results[0], dim, start, size)
+            if further is not None:
+                return [op, *further]
+        if op.name != "stablehlo.slice":
+            continue
+        whole = shape(value)
+        starts, limits = int_list(op, "start_indices"), int_list(op, "limit_indices")
+        wanted = [(start, start + size) if i == dim else (0, n) for i, n in enumerate(whole)]
+        if list(zip(starts, limits, strict=True)) == wanted and set(int_list(op, "strides")) == {1}:
+            return [op]
+    return None
 
 
 def _through_converts(value: ir.Value) -> ir.Value:
@@ -110,23 +163,6 @@ def _quotients(weights: ir.Value, total: ir.Operation) -> list[ir.Operation]:
 _QUOTIENT_OPERANDS = {"stablehlo.divide": (0,), "stablehlo.multiply": (0, 1)}
 
 
-def _normalised(
-    space: AxisSpace, quotients: list[ir.Operation], total: ir.Operation, view: View, axis: Axis
-) -> ir.Operation | None:
-    """The quotient that divides by the bare sum; a derivative multiplies the weights by other functions of it."""
-    failure: NoMatch | None = None
-    for quotient in quotients:
-        try:
-            _check_normaliser(space, quotient, total, view, axis)
-            return quotient
-        except NoMatch as miss:
-            if quotient.name == "stablehlo.divide":
-                failure = failure or miss
-    if failure is not None:
-        raise failure
-    return None
-
-
 def _descends(value: ir.Value, ancestor: ir.Operation) -> bool:
     """Whether `ancestor` is among the operations close above `value`."""
     frontier, seen = [value], 0
@@ -140,21 +176,52 @@ def _descends(value: ir.Value, ancestor: ir.Operation) -> bool:
     return False
 
 
-def _check_normaliser(space: AxisSpace, quotient: ir.Operation, total: ir.Operation, view: View, axis: Axis) -> None:
-    """The weights must be divided by, or multiplied by one over, their bare sum, standing where its rows are."""
+def _normalised(
+    space: AxisSpace,
+    exponential: ir.Operation,
+    quotients: list[ir.Operation],
+    total: ir.Operation,
+    view: View,
+    axis: Axis,
+) -> tuple[ir.Operation, ir.Value | None, View] | None:
+    """The quotient that divides by the sum, and the sink in that sum if there is one. A derivative multiplies the
+    weights by other functions of the sum.
+    """
+    failure: NoMatch | None = None
+    for quotient in quotients:
+        try:
+            return quotient, *_check_normaliser(space, exponential, quotient, total, view, axis)
+        except NoMatch as miss:
+            if quotient.name == "stablehlo.divide":
+                failure = failure or miss
+    if failure is not None:
+        raise failure
+    return None
+
+
+def _check_normaliser(
+    space: AxisSpace, exponential: ir.Operation, quotient: ir.Operation, total: ir.Operation, view: View, axis: Axis
+) -> tuple[ir.Value | None, View]:
+    """The weights must be divided by, or multiplied by one over, their sum, standing where its rows are.
+
+    Returns: the logit of a sink, whose exponential is added to the sum, and its view; (None, ()) without one.
+    """
     weights = _through_converts(total.operands[0])
     value = next((v for v in quotient.operands if _through_converts(v) != weights), quotient.operands[1])
     reciprocals = 0 if quotient.name == "stablehlo.divide" else 1
     current: View | None = view
+    sink: tuple[ir.Value | None, View] = (None, ())
     while (op := defining_op(value)) is not None and op != total and current is not None:
         if op.name == "stablehlo.divide" and splat(op.operands[0]) == 1 and reciprocals:
             reciprocals -= 1
             value = op.operands[1]
-            continue
-        if op.name not in _SHAPE_OPS:
+        elif op.name == "stablehlo.add" and sink[0] is None:
+            value, sink = _split_sink(space, op, exponential, total, current)
+        elif op.name in _SHAPE_OPS:
+            current = operand_view(space, op, current)
+            value = op.operands[0]
+        else:
             raise NoMatch(op, f"the softmax is normalised by more than its own sum ({_short(op)} on the denominator)")
-        current = operand_view(space, op, current)
-        value = op.operands[0]
     rows = tuple(dim for dim in view if dim != (axis,))
     if reciprocals or current is None or space.resolve_view(current) != rows:
         raise NoMatch(
@@ -162,6 +229,40 @@ def _check_normaliser(space: AxisSpace, quotient: ir.Operation, total: ir.Operat
             "the softmax divides each element by the sum of another row",
             "keep the summed dimension in place",
         )
+    return sink
+
+
+def _split_sink(
+    space: AxisSpace, op: ir.Operation, exponential: ir.Operation, total: ir.Operation, view: View
+) -> tuple[ir.Value, tuple[ir.Value, View]]:
+    """`sum + exp(sink - shift)` with the shift of the logits: the sum, and the sink with its view."""
+    for own, other in ((0, 1), (1, 0)):
+        if _base(op.operands[own]) != total.results[0]:
+            continue
+        value, current = _read_up(space, op.operands[other], view)
+        exp = defined_by(value, "stablehlo.exponential")
+        shifted = None if exp is None else defined_by(exp.operands[0], "stablehlo.subtract")
+        ours = _through_convert_to(exponential.operands[0], "stablehlo.subtract")
+        if shifted is None or ours is None or current is None:
+            continue
+        if _base(shifted.operands[1]) == _base(ours.operands[1]):
+            return op.operands[own], (shifted.operands[0], current)
+    raise NoMatch(op, "the softmax is normalised by more than its own sum (add on the denominator)")
+
+
+def _read_up(space: AxisSpace, value: ir.Value, view: View | None) -> tuple[ir.Value, View | None]:
+    """Where `value` comes from, up through shape operations, with its view."""
+    while (op := defining_op(value)) is not None and op.name in _SHAPE_OPS and view is not None:
+        view = operand_view(space, op, view)
+        value = op.operands[0]
+    return value, view
+
+
+def _base(value: ir.Value) -> ir.Value:
+    """Where `value` comes from, up through shape operations."""
+    while (op := defining_op(value)) is not None and op.name in _SHAPE_OPS:
+        value = op.operands[0]
+    return value
 
 
 _SHAPE_OPS = ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert")
@@ -224,22 +325,19 @@ def _row_constant(space: AxisSpace, value: ir.Value, view: View, axis: Axis) -> 
     return None
 
 
-def _between(weights: ir.Value, quotient: ir.Operation) -> list[ir.Operation]:
-    """Operations from the weights to the quotient, the divisor's included: all that the quotient needs after the
-    exponential.
-    """
+def _between(weights: ir.Value, quotient: ir.Operation, sink: ir.Value | None) -> list[ir.Operation]:
+    """Operations from the weights, and the sink, to the quotient, the divisor's included."""
     found: list[ir.Operation] = [quotient]
+    stops = {weights} if sink is None else {weights, sink}
     frontier = list(quotient.operands)
-    source = defining_op(weights)
     while frontier:
-        op = defining_op(frontier.pop())
-        if op is None or op == source or op in found or op.name == "stablehlo.constant":
+        value = frontier.pop()
+        op = defining_op(value)
+        if op is None or value in stops or op in found or op.name == "stablehlo.constant":
             continue
         found.append(op)
-        if reduction(op) is None:
-            frontier.extend(op.operands)
-        else:
-            frontier.append(op.operands[0])
+        # The shift of the sink is the row maximum, which belongs to the logits.
+        frontier.extend(op.operands[:1] if op.name == "stablehlo.subtract" else op.operands)
     return found
 
 
