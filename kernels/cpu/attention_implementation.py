@@ -31,8 +31,8 @@ def refuse(request: Request) -> Refusal | None:
         return Refusal("queries and keys are contracted over several axes", "reshape them into one")
     if len(spec.parallel) > _MAX_PARALLEL_AXES:
         return Refusal(f"the CPU kernel takes {_MAX_PARALLEL_AXES} batch and head axes, not {len(spec.parallel)}")
-    if any(step.is_sink for step in spec.steps):
-        return Refusal("the CPU kernel has no attention sinks")
+    if sum(step.is_sink for step in spec.steps) > 1:
+        return Refusal("the CPU kernel has one attention sink a row, not several")
     if spec.escapes:
         return Refusal(
             "the logits or probabilities are used elsewhere too, so they are computed anyway",
@@ -139,6 +139,7 @@ def _encode(step: Step, modifiers: Sequence[_Modifier]) -> Sequence[kernel.Step]
 
 _WITH_OPERAND = {
     "multiply": "MUL", "divide": "MUL", "add": "ADD", "subtract": "ADD", "select": "SELECT",
+    "sink": "SINK",
     "post_scale": "POST_MUL", "post_multiply": "POST_MUL", "post_select": "POST_SELECT",
 }  # fmt: skip
 _WITH_NUMBER = {"scale": "SCALE", "offset": "OFFSET", "tanh": "TANH", "maximum": "MAX"}

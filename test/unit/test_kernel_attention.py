@@ -121,6 +121,12 @@ class Problem:
         ((("bs", "bool"),), (SCALE, Step(Opcode.SELECT_ADD, -5.0, modifier=0))),
         ((("bhts", "float32"),), (SCALE, Step(Opcode.POST_MUL, modifier=0))),
         ((("bhts", "bool"),), (SCALE, Step(Opcode.POST_SELECT, 0.0, modifier=0))),
+        ((("h", "float32"),), (SCALE, Step(Opcode.SINK, modifier=0))),
+        ((("bht", "bfloat16"),), (SCALE, Step(Opcode.BAND, BIG, hi=0), Step(Opcode.SINK, modifier=0))),
+        (
+            (("bhts", "bool"), ("t", "float32")),
+            (SCALE, Step(Opcode.SELECT, BIG, 0), Step(Opcode.SINK, modifier=1), Step(Opcode.POST_SELECT, 0.5, 0)),
+        ),
         ((("bhts", "bool"),), (SCALE, Step(Opcode.POST_SELECT, 0.01, modifier=0))),
         (
             (("bhts", "bool"), ("hs", "float32")),
@@ -366,6 +372,13 @@ def test_modifiers_that_are_not_finite(op: Opcode, value: float) -> None:
     problem.check()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_sinks_that_are_not_finite(value: float) -> None:
+    problem = Problem(modifiers=(("t", "float32"),), steps=(SCALE, Step(Opcode.SINK, modifier=0)))
+    problem.masks[0][5] = value
+    problem.check()
+
+
 @pytest.mark.parametrize("op", [Opcode.SCALE, Opcode.OFFSET, Opcode.MAX, Opcode.BAND])
 @pytest.mark.parametrize("c", [np.nan, np.inf, -np.inf])
 def test_constants_that_are_not_finite(op: Opcode, c: float) -> None:
@@ -447,6 +460,7 @@ LONG = [2**62, 2**62, 1, 1]
         ({"steps": [SCALE, Step(Opcode.ADD)]}, "step 1 names modifier -1, there are 1"),
         ({"steps": [Step(Opcode.ADD, modifier=1)]}, "step 0 names modifier 1, there are 1"),
         ({"steps": [Step(Opcode.SELECT, modifier=0)]}, "expects modifier 0 to be pred"),
+        ({"steps": [Step(Opcode.SINK, modifier=0)] * 2}, "step 1 is a second sink"),
         ({"steps": [Step(Opcode.POST_MUL, modifier=0), SCALE]}, "step 1 acts on the logits but follows"),
         ({"out_dtype": "int32"}, "out has element type"),
     ],

@@ -1,0 +1,61 @@
+# From a bare clone, with Python 3.11 or newer, a C++ compiler and git:
+#
+#   make demo     an unmodified Hugging Face Flax BERT, with and without zenith_mlir
+#   make test     linters, types, warnings of the C++ compiler, pytest and lit; again on the newest JAX where a second
+#                 Python can run it
+#   make check    pytest and lit only
+#   make kernels  builds the kernels into build/, for a checkout on PYTHONPATH
+#   make clean
+#
+# Everything is installed into .venv, editable, and again when the build or a kernel changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard kernels/cpu/*.cc kernels/cpu/*.h kernels/cpu/*.map)
+
+# JAX 0.10 is the newest that runs on Python 3.11. Where that is $(PYTHON), the first newer one that works, on PATH or
+# among pyenv's, gets an environment of its own.
+NEWER_PYTHON ?= $(shell $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))' && \
+  for python in python3.12 python3.13 $$(ls -d "$$(pyenv root 2>/dev/null)"/versions/3.1[23].*/bin/python 2>/dev/null); \
+  do "$$python" -c 'import venv' 2>/dev/null && echo "$$python" && break; done)
+
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test check lint kernels kernels-werror test-jax012 clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/bert_demo.py
+
+test: lint kernels-werror check $(if $(NEWER_PYTHON),test-jax012)
+
+check: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n 2 test
+	$(BIN)/lit -j 2 test/lit
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+kernels-werror: $(VENV)/test.stamp
+	$(BIN)/cmake -S . -B build/werror -DZENITH_WERROR=ON -DPython3_EXECUTABLE="$(abspath $(BIN))/python"
+	$(BIN)/cmake --build build/werror -j 2
+
+kernels: $(VENV)/test.stamp
+	$(BIN)/cmake -S . -B build -DPython3_EXECUTABLE="$(abspath $(BIN))/python"
+	$(BIN)/cmake --build build -j 2
+
+test-jax012:
+	@test -n "$(NEWER_PYTHON)" || { echo "No Python 3.12 found; name one: make test-jax012 NEWER_PYTHON=..."; exit 1; }
+	$(MAKE) check PYTHON="$(NEWER_PYTHON)" VENV=.venv-jax012 NEWER_PYTHON=
+
+# $(VENV)/demo.stamp installs the extra "demo", $(VENV)/test.stamp the extra "test".
+$(VENV)/%.stamp: $(BUILT_FROM)
+	@$(PYTHON) -c 'import sys; sys.exit("zenith_mlir needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
+	  "; name another: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-jax012 build

@@ -1,0 +1,61 @@
+// A parallel loop on XLA's own thread pool.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace zenith {
+
+// Runs worker(next) on the calling thread and on up to `threads` - 1 threads of the pool, and returns when all `items`
+// are done. `next()` hands out each item once and -1 when there are no more.
+//
+// The caller works too and only waits for threads that have begun, so a pool whose threads are all busy, or all inside
+// calls like this one, cannot lock it up. A thread that begins after the caller has left finds the loop closed and
+// touches nothing of the caller's.
+template <class Worker>
+void ParallelFor(xla::ffi::ThreadPool& pool, int64_t threads, int64_t items, const Worker& worker) {
+  struct Loop {
+    std::atomic<int64_t> next{0};
+    std::mutex mutex;
+    std::condition_variable idle;
+    int64_t working = 0;
+    bool closed = false;
+  };
+  auto loop = std::make_shared<Loop>();
+  auto work = [&worker, items, loop = loop.get()] {
+    worker([&]() -> int64_t {
+      const int64_t item = loop->next.fetch_add(1, std::memory_order_relaxed);
+      return item < items ? item : -1;
+    });
+  };
+  struct CloseAndWait {  // however the caller leaves
+    Loop& loop;
+    ~CloseAndWait() {
+      std::unique_lock<std::mutex> lock(loop.mutex);
+      loop.closed = true;
+      loop.idle.wait(lock, [&] { return loop.working == 0; });
+    }
+  } on_return{*loop};
+
+  for (int64_t i = 1; i < std::min(threads, items); ++i) {
+    pool.Schedule([loop, work] {
+      {
+        std::lock_guard<std::mutex> lock(loop->mutex);
+        if (loop->closed) return;
+        ++loop->working;
+      }
+      work();
+      std::lock_guard<std::mutex> lock(loop->mutex);
+      if (--loop->working == 0) loop->idle.notify_all();
+    });
+  }
+  work();
+}
+
+}  // namespace zenith
