@@ -30,7 +30,7 @@ demo: $(VENV)/demo.stamp
 test: lint kernels-werror check $(if $(NEWER_PYTHON),test-jax012)
 
 check: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 test
+	$(BIN)/python -m pytest -n 2 $(SELECT) test
 	$(BIN)/lit -j 2 test/lit
 
 lint: $(VENV)/test.stamp
@@ -47,7 +47,7 @@ kernels: $(VENV)/test.stamp
 
 test-jax012:
 	@test -n "$(NEWER_PYTHON)" || { echo "No Python 3.12 found; name one: make test-jax012 NEWER_PYTHON=..."; exit 1; }
-	$(MAKE) check PYTHON="$(NEWER_PYTHON)" VENV=.venv-jax012 NEWER_PYTHON=
+	$(MAKE) check PYTHON="$(NEWER_PYTHON)" VENV=.venv-jax012 NEWER_PYTHON= SELECT='-m "not once"'
 
 # $(VENV)/demo.stamp installs the extra "demo", $(VENV)/test.stamp the extra "test".
 $(VENV)/%.stamp: $(BUILT_FROM)

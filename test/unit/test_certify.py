@@ -20,6 +20,8 @@ from zenith_mlir.certify.roles import Role, argument_roles
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.module import Module
 
+pytestmark = pytest.mark.once
+
 ULP = float(np.finfo(np.float32).eps)
 
 

@@ -17,6 +17,8 @@ from zenith_mlir.ir.executable import compile_module
 from zenith_mlir.ir.float64 import to_float64
 from zenith_mlir.module import Module
 
+pytestmark = pytest.mark.once
+
 
 def in_float64(source: str | Module, *arrays: Any) -> list[np.ndarray]:
     module = Module.parse(source) if isinstance(source, str) else source

@@ -24,6 +24,8 @@ from zenith_mlir.kernels import cpu, reference
 from zenith_mlir.kernels.cpu import library
 from zenith_mlir.kernels.cpu.attention import Opcode, Step, attention_call
 
+pytestmark = pytest.mark.once
+
 SCALE = Step(Opcode.SCALE, 0.125)
 BIG = -1e30
 SMALLEST = float(jnp.finfo(jnp.float32).min)

@@ -15,6 +15,8 @@ from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import walk_named
 from zenith_mlir.match import ops as m
 
+pytestmark = pytest.mark.once
+
 
 def function(body: str, arguments: str = "%a: tensor<4x8xf32>, %b: tensor<4x8xf32>") -> zenith.Module:
     return zenith.Module.parse(f"func.func @main({arguments}) -> tensor<4x8xf32> {{\n{body}\n}}")

@@ -18,6 +18,8 @@ import pytest
 
 from zenith_mlir.kernels.cpu import library
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("passes", "dialects", "kernels", "tools")
 
@@ -83,7 +85,7 @@ def test_wheel_names_the_programs_and_the_license(wheel: Path) -> None:
 
 
 def test_unpacked_wheel_runs_a_kernel(wheel: Path, tmp_path: Path) -> None:
-    """From an empty folder: nothing of the checkout is in reach."""
+    """From an empty folder and without site's .pth files: a checkout installed as editable would come first."""
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     code = (
@@ -95,7 +97,7 @@ def test_unpacked_wheel_runs_a_kernel(wheel: Path, tmp_path: Path) -> None:
         "print(attention_call(x, x, x, dims=[], sizes=(1, 1, 2, 2), **s, out_shape=(1, 2), out_dtype='float32'))\n"
         "print(library.load()._name)"
     )
-    run = python("-c", code, cwd=tmp_path, PYTHONPATH=str(site))
+    run = python("-S", "-c", code, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(site), *sys.path]))
     assert run.stdout.splitlines() == ["[[1. 1.]]", str(site / "zenith_mlir/kernels/cpu/libzenith_cpu.so")], run.stderr
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from zenith_mlir.certify import certify_pair
 from zenith_mlir.module import Module
 
+pytestmark = pytest.mark.once
+
 Draw = Callable[..., Any]
 Shape = tuple[int, ...]
 

@@ -10,6 +10,8 @@ import zenith_mlir as zenith
 from zenith_mlir import PassContext, Remark, Target
 from zenith_mlir.ir.context import make_context
 
+pytestmark = pytest.mark.once
+
 MISSED = Remark(
     "missed",
     "fuse-attention",

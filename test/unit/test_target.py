@@ -5,6 +5,8 @@ import pytest
 from zenith_mlir.errors import TargetError
 from zenith_mlir.target import CPU_LEVELS, Target
 
+pytestmark = pytest.mark.once
+
 GIVEN = ["cpu", "cpu:avx2", "cpu:avx512+avx512_bf16", "cpu:generic", "cuda:sm_90", "none"]
 GIVEN += ["cuda:sm_90,cudnn=91002,memory=80GiB,bandwidth=3.3TB/s", *(f"cpu:{level}" for level in CPU_LEVELS)]
 

@@ -22,6 +22,8 @@ from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
 from zenith_mlir.tools.zenith_run import main
 
+pytestmark = pytest.mark.once
+
 
 @register("test-wrong-tanh")
 @dataclass(frozen=True)
