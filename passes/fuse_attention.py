@@ -22,7 +22,7 @@ class FuseAttention(Pass):
     kernel. Remarks carry the names of the passes that did the work.
     """
 
-    min_seq: int = option(128, "leave attention whose longer sequence is shorter than this to XLA")
+    min_seq: int = option(32, "leave attention whose longer sequence is shorter than this to XLA")
 
     def run(self, module: Module, ctx: PassContext) -> None:
         for stage in (InlineCalls(), Simplify(), RaiseAttention(), LowerKernels(min_seq=self.min_seq)):

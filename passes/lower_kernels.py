@@ -29,7 +29,7 @@ class LowerKernels(Pass):
     was chosen or why nothing was. With `--target=none` composites stay as they are.
     """
 
-    min_seq: int = option(128, "leave attention whose longer sequence is shorter than this to XLA")
+    min_seq: int = option(32, "leave attention whose longer sequence is shorter than this to XLA")
 
     def run(self, module: Module, ctx: PassContext) -> None:
         if ctx.target.platform == "none":

@@ -2,7 +2,7 @@
 
 ::
 
-    inline-calls,simplify,raise-attention{min-seq=128},canonicalize,func.func(cse)
+    inline-calls,simplify,raise-attention,lower-kernels{min-seq=64},canonicalize,func.func(cse)
 
 is what `Pipeline.parse` reads, also wrapped as `builtin.module(...)`. Named pipelines are replaced by their
 passes, so that `str(pipeline)` says exactly what runs; it parses back and serves as a cache key.

@@ -7,7 +7,7 @@ A pass is a frozen dataclass; its fields are its options; its docstring is what 
     class FuseAttention(Pass):
         \"\"\"Replace softmax(q kᵀ · scale + bias) v by one attention call.\"\"\"
 
-        min_seq: int = option(128, "leave shorter sequences to XLA")
+        min_seq: int = option(32, "leave shorter sequences to XLA")
 
         def run(self, module: Module, ctx: PassContext) -> None: ...
 

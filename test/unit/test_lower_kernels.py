@@ -47,7 +47,7 @@ def test_certificates_hold_on_adversarial_inputs(name: str) -> None:
 
 def test_short_sequences_are_left_to_xla() -> None:
     _, module = fused(FUSED[0], "fuse-attention")
-    assert reasons(module) == ["sequence 5 x 7 is below min-seq=128"]
+    assert reasons(module) == ["sequence 5 x 7 is below min-seq=32"]
     assert "zenith" not in module.text()
 
 
