@@ -111,6 +111,7 @@ def measure(case: Case, repeats: int) -> tuple[list[float], list[float]]:
     for _ in range(repeats):
         for f, taken in zip(functions, times, strict=True):
             calls = max(1, 2**20 // case.seq**2 // 4)
+            time.sleep(0.05)  # XLA gives its large buffers back after the result is ready
             start = time.perf_counter()
             for _ in range(calls):
                 f(q, k, v).block_until_ready()

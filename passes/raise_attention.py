@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attention import NAME
 from zenith_mlir.ir.composites import walk_program
-from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, producer
+from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, producer, shape
 from zenith_mlir.ir.outline import outline_composite
 from zenith_mlir.match.attention import NoMatch, Site, find_softmax, match_site
 from zenith_mlir.module import Module
@@ -41,7 +41,7 @@ class RaiseAttention(Pass):
 
 
 def _is_static_float(value: ir.Value) -> bool:
-    return has_static_shape(value) and is_float(element_type(value))
+    return has_static_shape(value) and 0 not in shape(value) and is_float(element_type(value))
 
 
 def _match(exponential: ir.Operation, ctx: PassContext) -> Site | None:

@@ -138,6 +138,21 @@ def sink_in_the_sum(q: Any, k: Any, v: Any, sinks: Any) -> Any:
     return output(e / (jnp.sum(e, axis=-1, keepdims=True) + jnp.exp(sinks[None, :, None, None] - top)), v)
 
 
+def bands_on_two_axes(q: Any, k: Any, v: Any) -> Any:
+    """Groups and rows are both the queries' own; a mask may compare the columns with either."""
+    t, g, s = (jnp.arange(S).reshape(shape) for shape in ((S, 1, 1), (1, S, 1), (1, 1, S)))
+    x = jnp.einsum("btgd,bsd->btgs", q, k)
+    x = jnp.where(s <= g, jnp.where(s <= t, x, -1e9), -1e9)
+    return jnp.einsum("btgs,bse->btge", jax.nn.softmax(x, axis=-1), v)
+
+
+def bias_that_splits_the_rows(q: Any, k: Any, v: Any, bias: Any) -> Any:
+    t, s = jnp.arange(8)[:, None, None], jnp.arange(S)
+    x = jnp.where(s <= t, jnp.einsum("btgd,bsd->btgs", q, k), -1e9)
+    x = x + jnp.broadcast_to(bias[:, None, :], (2, 4, S)).reshape(8, 1, S)
+    return jnp.einsum("btgs,bse->btge", jax.nn.softmax(x, axis=-1), v)
+
+
 _bias = array(1, H, T, S, seed=4)
 _small_bias = array(B, 1, 1, S, seed=5)
 _mask = mask_of(B, 1, T, S)
@@ -252,6 +267,16 @@ RAISED: list[Program] = [
     Program("probabilities escape", probabilities_too, btnh(), {"escapes": True}),
     Program("attention sink", sink, [*btnh(), array(H)]),
     Program("attention sink in the sum", sink_in_the_sum, [*btnh(), array(H)]),
+    Program(
+        "bands on two axes",
+        bands_on_two_axes,
+        [array(B, S, S, D), array(B, S, D, seed=2), array(B, S, E, seed=3)],
+    ),
+    Program(
+        "bias that splits the rows",
+        bias_that_splits_the_rows,
+        [array(B, 8, 3, D), array(B, S, D, seed=2), array(B, S, E, seed=3), array(2, S)],
+    ),
     Program("inside scan", in_scan, btnh(t=T)),
     Program(
         "jax.nn, causal",
@@ -283,12 +308,50 @@ def _wrong_rows(q: Any, k: Any, v: Any) -> Any:
     return output(e / e.sum(-1)[:, :, ::-1, None], v)
 
 
+def _rounded(x: Any) -> Any:
+    return x.astype(jnp.int32).astype(jnp.float32)
+
+
+def _integer_sum(q: Any, k: Any, v: Any) -> Any:
+    x = scores(q, k)
+    e = jnp.exp(x - x.max(-1, keepdims=True))
+    return output(e / (_rounded(e.sum(-1, keepdims=True))), v)
+
+
+def _foreign_shift(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    """Rows and heads are equally many; the sink is shifted by the maximum of another row."""
+    x = scores(q, k)
+    top = jnp.max(x, axis=-1)
+    e = jnp.exp(x - top[..., None])
+    return output(
+        e / (jnp.exp(sinks[None, :, None, None] - top.swapaxes(1, 2)[..., None]) + e.sum(-1, keepdims=True)), v
+    )
+
+
+def _two_shifts(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    """The sink stands beside the logits after the first shift, not before it."""
+    x = scores(q, k)
+    z = x - jnp.max(x, axis=-1, keepdims=True)
+    top = jnp.max(z, axis=-1, keepdims=True)
+    e = jnp.exp(z - top)
+    return output(e / (jnp.exp(sinks[None, :, None, None] - top) + e.sum(-1, keepdims=True)), v)
+
+
 def _squared(q: Any, k: Any, v: Any) -> Any:
     p = jax.nn.softmax(scores(q, k), axis=-1)
     return output(p * p, v)
 
 
 REFUSED: list[Program] = [
+    Program("rounded logits", lambda q, k, v: attend(_rounded(scores(q, k)), v), btnh(), reason="but from convert"),
+    Program(
+        "rounded probabilities",
+        lambda q, k, v: output(_rounded(jax.nn.softmax(scores(q, k) * 5.0, axis=-1) * 8.0), v),
+        btnh(),
+        reason="do not go into a product",
+    ),
+    Program("rounded sum", _integer_sum, btnh(), reason="the sum of another row"),
+    Program("sink with a foreign shift", _foreign_shift, [*btnh(t=H), array(H)], reason="more than its own sum"),
     Program(
         "probabilities alone",
         lambda q, k: jax.nn.softmax(scores(q, k), axis=-1),
@@ -323,9 +386,19 @@ REFUSED: list[Program] = [
     Program("squared probabilities", _squared, btnh(), reason="combined with themselves"),
 ]
 
+
+def _gated(x: Any, w: Any) -> Any:
+    """Each sum has a product on both sides: the ways up are 2 to the 30."""
+    for i in range(30):
+        y = x @ w[i]
+        x = y + y * jnp.tanh(w[i, 0])
+    return jax.nn.softmax(x, axis=-1)
+
+
 # Programs with a softmax that nobody would call attention: neither raised nor remarked on.
 UNRELATED: list[Program] = [
     Program("classifier", lambda x, w: jax.nn.softmax(x @ w, axis=-1), [array(B, D), array(D, S)]),
     Program("cross-entropy", lambda x, w: -jnp.mean(jax.nn.log_softmax(x @ w)[:, 0]), [array(B, D), array(D, S)]),
+    Program("gates in every layer", _gated, [array(B, D), array(30, D, D)]),
     Program("no softmax", lambda a, b: jnp.tanh(a @ b), [array(T, D), array(D, S)]),
 ]

@@ -57,6 +57,24 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         ),
         [FLAGS],
     ),
+    "predicates against other numbers": (
+        lambda p: (p.astype(jnp.int32) >= -1, p.astype(jnp.int32) != -1, p.astype(jnp.int8) == -1, p * 1.0 < -1),
+        [FLAGS],
+    ),
+    "select between equal predicates": (
+        lambda p: (jnp.where(p, p | True, jnp.ones(4, bool)), jnp.where(p, p & False, jnp.zeros(4, bool))),
+        [FLAGS],
+    ),
+    "constants out of range": (
+        lambda x: (
+            jnp.full(4, 3e9, jnp.float32).astype(jnp.int32) + x.astype(jnp.int32),
+            jnp.full(4, -3.0, jnp.float32).astype(jnp.uint8),
+            jnp.full(4, 300.0, jnp.float32).astype(jnp.int8),
+            jnp.full(4, -7.9, jnp.float32).astype(jnp.int8),
+        ),
+        [MATRIX[:, 0]],
+    ),
+    "complex constants": (lambda x: jnp.fft.irfft(jnp.fft.rfft(x) * (2 + 1j)), [MATRIX]),
     "negated comparisons": (lambda x: (~(x < 1.0), ~(x == x), ~(x != 1.0), ~(x.astype(jnp.int32) < 1)), [ODD[:5]]),
     "masks": (
         lambda x: jnp.where(
@@ -104,3 +122,28 @@ def test_statistics_name_the_rules() -> None:
     ctx = PassContext()
     Pipeline.parse("simplify").run(zenith.trace(lambda x: x * 1.0, ODD).clone(), ctx)
     assert ctx.statistics["drop_neutral_operand"] == 1
+
+
+def test_large_unsigned_constants() -> None:
+    with jax.enable_x64(True):
+        x = jnp.arange(4, dtype=jnp.uint64)
+        module = zenith.trace(lambda x: x * jnp.uint64(0x9E3779B97F4A7C15) + jnp.full(4, 2**63, jnp.uint64), x)
+    simplified = module.run("prepare", target="cpu")
+    for before, after in zip(module.compile("cpu")(x), simplified.compile("cpu")(x), strict=True):
+        np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+
+
+def test_dynamic_shapes_are_left_alone() -> None:
+    text = """func.func @main(%a: tensor<?x4xf32>, %b: tensor<?x5xf32>) -> tensor<?x4x5xf32> {
+      %0 = stablehlo.dot_general %a, %b, batching_dims = [0] x [0], contracting_dims = [] x []
+        : (tensor<?x4xf32>, tensor<?x5xf32>) -> tensor<?x4x5xf32>
+      return %0 : tensor<?x4x5xf32> }"""
+    assert "dot_general" in zenith.Module.parse(text).run("prepare", target="cpu").text()
+
+
+def test_marked_operations_keep_their_marks() -> None:
+    text = """func.func @main(%a: tensor<4xf32>) -> tensor<4xf32> {
+      %c = stablehlo.constant dense<1.0> : tensor<4xf32>
+      %0 = stablehlo.multiply %a, %c {mhlo.frontend_attributes = {_note = "mine"}} : tensor<4xf32>
+      return %0 : tensor<4xf32> }"""
+    assert '_note = "mine"' in zenith.Module.parse(text).run("prepare", target="cpu").text()

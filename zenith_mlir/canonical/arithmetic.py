@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical import build
-from zenith_mlir.ir.facts import defined_by, element_type, int_list, is_float, shape, splat
+from zenith_mlir.ir.facts import defined_by, element_type, has_static_shape, int_list, is_float, shape, splat
 
 Values = Sequence[ir.Value] | None
 
@@ -66,7 +66,8 @@ def outer_product_to_multiply(op: ir.Operation) -> Values:
     dims = DotDims.of(op)
     lhs, rhs, result = op.operands[0], op.operands[1], op.results[0]
     one_type = element_type(lhs) == element_type(rhs) == element_type(result)
-    if dims.lhs_contracting or not one_type or "algorithm" in op.attributes:
+    static = all(has_static_shape(value) for value in (lhs, rhs, result))
+    if dims.lhs_contracting or not one_type or not static or "algorithm" in op.attributes:
         return None
     lhs_free = dims.lhs_free(len(shape(lhs)))
     rhs_free = dims.rhs_free(len(shape(rhs)))

@@ -55,7 +55,8 @@ def compare_of_converted_predicate(op: ir.Operation) -> Values:
     predicate = op.operands[0] if converted is None else converted.operands[0]
     if number is None or not _is_bool(predicate) or (converted is None and direction not in ("EQ", "NE")):
         return None
-    truth = _TRUTH.get((direction, abs(number)))
+    # A true i1 constant may read as -1.
+    truth = _TRUTH.get((direction, abs(number) if converted is None else number))
     if truth is None:
         return None
     return [predicate if truth else build.elementwise("not", predicate)]
@@ -109,7 +110,8 @@ def fold_select(op: ir.Operation) -> Values:
     number = splat(predicate)
     if number is not None:
         return [on_true if number else on_false]
-    return None
+    arms = (splat(on_true), splat(on_false))
+    return [on_true] if arms[0] is not None and arms[0] == arms[1] and _is_bool(on_true) else None
 
 
 def select_of_negation(op: ir.Operation) -> Values:

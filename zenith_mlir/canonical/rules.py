@@ -13,6 +13,10 @@ from jaxlib.mlir._mlir_libs._mlir import rewrite as native
 Rule = Callable[[ir.Operation], Sequence[ir.Value] | None]
 
 
+# Somebody's word on this very operation: where it runs, how it is sharded. A rewritten operation would lose it.
+MARKS = ("mhlo.frontend_attributes", "mhlo.sharding", "sdy.sharding")
+
+
 def rewrite(root: ir.Operation, rules: Mapping[str, Sequence[Rule]]) -> Counter[str]:
     """Apply `rules` (by operation name) below `root` until none fires. Returns how often each rule fired, by its
     name.
@@ -28,6 +32,8 @@ def rewrite(root: ir.Operation, rules: Mapping[str, Sequence[Rule]]) -> Counter[
 def _pattern(rules: Sequence[Rule], fired: Counter[str]) -> Callable[[ir.OpView, native.PatternRewriter], bool]:
     def apply(view: ir.OpView, rewriter: native.PatternRewriter) -> bool:
         op = view.operation
+        if any(name in op.attributes for name in MARKS):
+            return True
         with rewriter.ip, op.location:
             for rule in rules:
                 values = rule(op)

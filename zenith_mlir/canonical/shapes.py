@@ -150,7 +150,7 @@ def holds(wide: ir.Type, narrow: ir.Type) -> bool:
     if not isinstance(narrow, ir.IntegerType):
         return False
     if narrow.width == 1:
-        return True
+        return isinstance(wide, ir.IntegerType) or str(wide) in _FLOAT_FORMATS
     return isinstance(wide, ir.IntegerType) and wide.width > narrow.width and wide.is_unsigned == narrow.is_unsigned
 
 

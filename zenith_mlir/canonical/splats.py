@@ -91,11 +91,16 @@ def fold_convert(op: ir.Operation) -> Values:
     source, target = numpy_dtype(element_type(op.operands[0])), numpy_dtype(element_type(op.results[0]))
     if number is None or source is None or target is None:
         return None
-    if not np.isfinite(np.asarray(number, np.float64)) and target.kind in "iub":
-        return None  # what a non-finite number is as an integer is up to the target
+    if source.kind not in "iub" and target.kind in "iu" and not _fits(number, target):
+        return None  # what a number out of range is as an integer is up to the target
     with np.errstate(all="ignore"):
         converted: Number = np.asarray(number, source).astype(target).item()
     return [build.splat_constant(op.results[0].type, converted)]
+
+
+def _fits(number: Number, target: np.dtype) -> bool:
+    limits = np.iinfo(target)
+    return math.isfinite(number) and limits.min <= math.trunc(number) <= limits.max
 
 
 def _splat_operands(op: ir.Operation) -> list[Number] | None:

@@ -44,6 +44,13 @@ def is_float(type_: ir.Type) -> bool:
     return isinstance(type_, ir.FloatType)
 
 
+def is_float_convert(op: ir.Operation) -> bool:
+    """Whether `op` converts between floats of at least 16 bits: the value stays the same number, but for rounding."""
+    if op.name != "stablehlo.convert":
+        return False
+    return all(float_width(element_type(v)) >= 16 for v in (op.operands[0], op.results[0]))
+
+
 def float_width(type_: ir.Type) -> int:
     """Bits of a float element type; 0 for any other type."""
     return ir.FloatType(type_).width if is_float(type_) else 0
@@ -69,7 +76,8 @@ def scalar_of(attribute: ir.Attribute) -> Number | None:
 def splat(value: ir.Value) -> Number | None:
     """The one number that fills a constant `value`; None if it is not a splat constant."""
     op = defined_by(value, "stablehlo.constant")
-    if op is None:
+    # The bindings cannot read elements of types that Python has no number for.
+    if op is None or not isinstance(element_type(value), ir.FloatType | ir.IntegerType):
         return None
     attribute = op.attributes["value"]
     if not isinstance(attribute, ir.DenseElementsAttr) or not attribute.is_splat:
@@ -80,7 +88,11 @@ def splat(value: ir.Value) -> Number | None:
 def splat_attribute(type_: ir.Type, number: Number) -> ir.DenseElementsAttr:
     """A splat of the ranked tensor `type_`; `number` is rounded to its element type."""
     element = ir.RankedTensorType(type_).element_type
-    scalar = ir.FloatAttr.get(element, float(number)) if is_float(element) else ir.IntegerAttr.get(element, int(number))
+    if is_float(element):
+        return ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(element, float(number)))
+    # Attributes hold 64 signed bits: large unsigned numbers are passed by their bit pattern.
+    bits = int(number) - 2**64 if number >= 2**63 else int(number)
+    scalar = ir.IntegerAttr.get(element, bits)
     return ir.DenseElementsAttr.get_splat(type_, scalar)
 
 

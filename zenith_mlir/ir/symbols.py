@@ -51,6 +51,8 @@ def drop_unused_private_functions(module: ir.Operation) -> None:
 def _referenced_symbols(module: ir.Operation) -> set[str]:
     found: set[str] = set()
     for op in walk(module):
+        if op.name == "stablehlo.constant":
+            continue  # names nothing, and may hold elements that the bindings cannot read
         for named in op.attributes:
             _collect_symbols(_attribute_of(op, named), found)
     return found

@@ -33,48 +33,59 @@ class Affine:
         return self.offset + sum(min(0, s) for s in spans), self.offset + sum(max(0, s) for s in spans)
 
 
-def affine(space: AxisSpace, value: ir.Value, view: View, depth: int = 0) -> Affine | None:
+def affine(space: AxisSpace, value: ir.Value, view: View) -> Affine | None:
     """`value`, whose dimensions run over `view`, as an affine function; None where that is not proven.
 
     Arithmetic is on machine integers, so each intermediate value is shown to stay within its type.
     """
-    element = element_type(value)
-    if not isinstance(element, ir.IntegerType) or element.width == 1 or depth > 32:
-        return None
-    found = _affine(space, value, view, depth)
-    if found is None:
-        return None
-    low, high = found.bounds(space)
-    smallest, largest = (
-        (0, 2**element.width - 1)
-        if element.is_unsigned
-        else (-(2 ** (element.width - 1)), 2 ** (element.width - 1) - 1)
-    )
-    return found if smallest <= low and high <= largest else None
+    return _Reader(space).read(value, view, 0)
 
 
-def _affine(space: AxisSpace, value: ir.Value, view: View, depth: int) -> Affine | None:
-    number = splat(value)
-    if number is not None:
-        return Affine(int(number))
-    op = defining_op(value)
-    if op is None:
-        return None
-    if op.name == "stablehlo.iota":
-        return index_along(space, view[ir.IntegerAttr(op.attributes["iota_dimension"]).value])
-    if op.name == "stablehlo.constant":
-        return _progression(space, value, view)
-    if op.name == "stablehlo.slice":
-        return _sliced(space, op, view)
-    if op.name in _BINARY:
-        a = affine(space, op.operands[0], view, depth + 1)
-        b = affine(space, op.operands[1], view, depth + 1)
-        return None if a is None or b is None else _BINARY[op.name](a, b)
-    if op.name == "stablehlo.negate":
-        a = affine(space, op.operands[0], view, depth + 1)
-        return None if a is None else a.scaled(-1)
-    inner = operand_view(space, op, view)
-    return None if inner is None else affine(space, op.operands[0], inner, depth + 1)
+class _Reader:
+    """Reads each value once for each view: index arithmetic may be shared many times over."""
+
+    def __init__(self, space: AxisSpace) -> None:
+        self._space = space
+        self._known: dict[tuple[ir.Value, View], Affine | None] = {}
+
+    def read(self, value: ir.Value, view: View, depth: int) -> Affine | None:
+        if (value, view) not in self._known:
+            self._known[value, view] = None if depth > 32 else self._in_range(value, view, depth)
+        return self._known[value, view]
+
+    def _in_range(self, value: ir.Value, view: View, depth: int) -> Affine | None:
+        element = element_type(value)
+        if not isinstance(element, ir.IntegerType) or element.width == 1:
+            return None
+        found = self._found(value, view, depth)
+        if found is None:
+            return None
+        low, high = found.bounds(self._space)
+        smallest = 0 if element.is_unsigned else -(2 ** (element.width - 1))
+        largest = 2 ** (element.width if element.is_unsigned else element.width - 1) - 1
+        return found if smallest <= low and high <= largest else None
+
+    def _found(self, value: ir.Value, view: View, depth: int) -> Affine | None:
+        number = splat(value)
+        if number is not None:
+            return Affine(int(number))
+        op = defining_op(value)
+        if op is None:
+            return None
+        if op.name == "stablehlo.iota":
+            return index_along(self._space, view[ir.IntegerAttr(op.attributes["iota_dimension"]).value])
+        if op.name == "stablehlo.constant":
+            return _progression(self._space, value, view)
+        if op.name == "stablehlo.slice":
+            return _sliced(self._space, op, view)
+        if op.name in _BINARY:
+            a, b = (self.read(operand, view, depth + 1) for operand in op.operands)
+            return None if a is None or b is None else _BINARY[op.name](a, b)
+        if op.name in ("stablehlo.negate", "stablehlo.convert"):
+            a = self.read(op.operands[0], view, depth + 1)
+            return a if a is None or op.name == "stablehlo.convert" else a.scaled(-1)
+        inner = operand_view(self._space, op, view)
+        return None if inner is None else self.read(op.operands[0], inner, depth + 1)
 
 
 def index_along(space: AxisSpace, dim: tuple[Axis, ...]) -> Affine:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
-from zenith_mlir.ir.facts import has_static_shape, int_list, shape
+from zenith_mlir.ir.facts import has_static_shape, int_list, is_float_convert, shape
 
 Axis = int
 View = tuple[tuple[Axis, ...], ...]
@@ -62,6 +62,8 @@ class AxisSpace:
 
     def regroup(self, view: View, dims: Sequence[int]) -> View | None:
         """`view`, read in row-major order, as a view of shape `dims`; None if an axis would be cut unevenly."""
+        if 0 in dims or any(self.size(axis) == 0 for dim in view for axis in dim):
+            return None
         pending = list(reversed(self.resolve(axis for dim in view for axis in dim)))
         out: list[tuple[Axis, ...]] = []
         for size in dims:
@@ -156,8 +158,9 @@ def _operand_of_broadcast(space: AxisSpace, op: ir.Operation, view: View) -> Vie
     return tuple(view[dim] if sizes[i] != 1 else () for i, dim in enumerate(int_list(op, "broadcast_dimensions")))
 
 
-def _same(space: AxisSpace, op: ir.Operation, view: View) -> View:
-    return view
+def _of_convert(space: AxisSpace, op: ir.Operation, view: View) -> View | None:
+    """Through integers a value does not stay what it is."""
+    return view if is_float_convert(op) else None
 
 
 def _result_of_transpose(space: AxisSpace, op: ir.Operation, view: View) -> View:
@@ -178,11 +181,11 @@ _OPERAND_VIEWS = {
     "stablehlo.transpose": _operand_of_transpose,
     "stablehlo.reshape": _operand_of_reshape,
     "stablehlo.broadcast_in_dim": _operand_of_broadcast,
-    "stablehlo.convert": _same,
+    "stablehlo.convert": _of_convert,
 }
 _RESULT_VIEWS = {
     "stablehlo.transpose": _result_of_transpose,
     "stablehlo.reshape": _result_of_reshape,
     "stablehlo.broadcast_in_dim": _result_of_broadcast,
-    "stablehlo.convert": _same,
+    "stablehlo.convert": _of_convert,
 }

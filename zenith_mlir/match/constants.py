@@ -15,15 +15,25 @@ MAX_ELEMENTS = 1 << 24
 _MAX_DEPTH = 32
 
 
-def evaluate(value: ir.Value, depth: int = 0) -> np.ndarray | None:
+def evaluate(value: ir.Value) -> np.ndarray | None:
     """The value as a numpy array if only constants, iotas and exact integer, boolean or shape operations lead to it."""
+    return _evaluate(value, {}, 0)
+
+
+def _evaluate(value: ir.Value, known: dict[ir.Value, np.ndarray | None], depth: int) -> np.ndarray | None:
+    if value not in known:
+        known[value] = None if depth > _MAX_DEPTH else _evaluate_op(value, known, depth)
+    return known[value]
+
+
+def _evaluate_op(value: ir.Value, known: dict[ir.Value, np.ndarray | None], depth: int) -> np.ndarray | None:
     op = defining_op(value)
-    if op is None or depth > _MAX_DEPTH or not has_static_shape(value):
+    function = None if op is None else _EVALUATORS.get(op.name)
+    if op is None or function is None or not has_static_shape(value):
         return None
-    function = _EVALUATORS.get(op.name)
-    if function is None or np.prod(shape(value), dtype=np.float64) > MAX_ELEMENTS:
+    if np.prod(shape(value), dtype=np.float64) > MAX_ELEMENTS:
         return None
-    operands = [evaluate(operand, depth + 1) for operand in op.operands]
+    operands = [_evaluate(operand, known, depth + 1) for operand in op.operands]
     if any(operand is None for operand in operands):
         return None
     return function(op, *operands)
@@ -31,9 +41,9 @@ def evaluate(value: ir.Value, depth: int = 0) -> np.ndarray | None:
 
 def _constant(op: ir.Operation) -> np.ndarray | None:
     dims, dtype = shape(op.results[0]), numpy_dtype(element_type(op.results[0]))
-    number = splat(op.results[0])
     if dtype is None:
         return None
+    number = splat(op.results[0])
     if number is not None:
         return np.broadcast_to(np.asarray(number, dtype), dims)
     try:

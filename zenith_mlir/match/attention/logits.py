@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import Number, defining_op, has_static_shape, splat
+from zenith_mlir.ir.dots import DotDims
+from zenith_mlir.ir.facts import Number, defining_op, element_type, has_static_shape, is_float, is_float_convert, splat
 from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.axes import AxisSpace, View, operand_view
 
@@ -35,19 +37,26 @@ class Path:
 
 
 Link = tuple[int, RawStep | None]
+# Where both operands of many sums come from products, the ways up double at each.
+_MAX_PATHS = 64
 SHAPE_OPS = ("stablehlo.transpose", "stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.convert")
 
 
 def paths(space: AxisSpace, logits: ir.Value, view: View, block: ir.Block) -> Iterator[Path]:
-    """Every way from `logits` up to a dot_general of the same block."""
-    yield from _paths(space, logits, view, block, _Reach(block))
+    """Ways from `logits` up to a dot_general of the same block; of very many, the first."""
+    yield from itertools.islice(_paths(space, logits, view, block, _Reach(block)), _MAX_PATHS)
+
+
+def reaches_batched_dot(logits: ir.Value, block: ir.Block) -> bool:
+    """Whether some way up ends at a dot_general with batch dimensions: scores, not a dense layer."""
+    return _Reach(block, lambda dot: bool(DotDims.of(dot).lhs_batch))(logits)
 
 
 def first_obstacle(logits: ir.Value) -> ir.Operation | None:
     """The operation at which the way up ends, if there is no dot_general: what to tell the user."""
     value = logits
     while (op := defining_op(value)) is not None:
-        if op.name in SHAPE_OPS:
+        if op.name in SHAPE_OPS and (op.name != "stablehlo.convert" or is_float_convert(op)):
             value = op.operands[0]
             continue
         links = _links(op, ())
@@ -60,8 +69,8 @@ def first_obstacle(logits: ir.Value) -> ir.Operation | None:
 class _Reach:
     """Which values of a block have a dot_general above them, along operations that a path may take."""
 
-    def __init__(self, block: ir.Block) -> None:
-        self._block = block
+    def __init__(self, block: ir.Block, wanted: Callable[[ir.Operation], bool] = lambda dot: True) -> None:
+        self._block, self._wanted = block, wanted
         self._known: dict[ir.Value, bool] = {}
 
     def __call__(self, value: ir.Value) -> bool:
@@ -75,7 +84,7 @@ class _Reach:
         if op is None or op.block != self._block:
             return False
         if op.name == "stablehlo.dot_general":
-            return True
+            return self._wanted(op)
         if op.name in SHAPE_OPS:
             return self(op.operands[0])
         return any(self(op.operands[index]) for index, _ in _links(op, ()))
@@ -111,7 +120,9 @@ def _links(op: ir.Operation, view: View) -> list[Link]:
     step.
     """
     table = _STEPS.get(op.name)
-    return table(op, view) if table is not None and has_static_shape(op.results[0]) else []
+    if table is None or not has_static_shape(op.results[0]) or not is_float(element_type(op.results[0])):
+        return []
+    return table(op, view)
 
 
 def _binary(with_number: str, with_operand: str) -> Callable[[ir.Operation, View], list[Link]]:

@@ -89,11 +89,15 @@ def _read_through(space: AxisSpace, op: ir.Operation, view: View) -> View | None
     return operand_view(space, op, view)
 
 
+# Beyond, a factor on an operand may keep the product from overflowing where the same factor on the product comes late.
+_SMALLEST_FACTOR = 2.0**-40
+
+
 def _constant_factor(op: ir.Operation) -> float | None:
     """c, if `op` is x * c or x / (1 / c) with a constant."""
     if op.name not in ("stablehlo.multiply", "stablehlo.divide"):
         return None
     number = splat(op.operands[1])
-    if number is None or not number:
+    if number is None or not _SMALLEST_FACTOR < abs(number) < 1 / _SMALLEST_FACTOR:
         return None
     return float(number) if op.name == "stablehlo.multiply" else 1.0 / float(number)

@@ -9,7 +9,15 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import producer, users
-from zenith_mlir.match.attention.logits import SHAPE_OPS, Path, RawStep, first_obstacle, paths, post_step
+from zenith_mlir.match.attention.logits import (
+    SHAPE_OPS,
+    Path,
+    RawStep,
+    first_obstacle,
+    paths,
+    post_step,
+    reaches_batched_dot,
+)
 from zenith_mlir.match.attention.operands import Operand
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view, result_view
@@ -55,7 +63,7 @@ def find_value_product(softmax: Softmax) -> ValueProduct | None:
         if isinstance(product, ValueProduct):
             return product
         failure = failure or product
-    if not _has_batched_scores(softmax):
+    if not reaches_batched_dot(softmax.logits, softmax.block):
         return None
     raise failure or NoMatch(producer(softmax.probabilities), "the probabilities do not go into a product with values")
 
@@ -100,12 +108,6 @@ def _value_product(
         return NoMatch(dot, "the probabilities are multiplied by themselves")
     other, out = dot_other_view(softmax.space, dot, index, view)
     return ValueProduct(dot, Operand(dot.operands[1 - index], other), out, (*ops, dot), steps)
-
-
-def _has_batched_scores(softmax: Softmax) -> bool:
-    """Whether the logits come from a dot_general with batch dimensions: scores, not a dense layer."""
-    found = paths(softmax.space, softmax.logits, softmax.view, softmax.block)
-    return any(DotDims.of(path.dot).lhs_batch for path in found)
 
 
 def find_score_product(softmax: Softmax, values: ValueProduct) -> ScoreProduct:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
+from zenith_mlir.canonical.rules import MARKS
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ir.facts import defining_op, producer, shape, users
@@ -41,6 +42,10 @@ def match_site(softmax: Softmax) -> Site | None:
     features = _feature_axes(softmax, values)
     softmax.space.keep_whole([*({scores.rows} - {None}), *features, *scores.contracted])  # type: ignore[list-item]
 
+    query_axes = _query_axes(softmax, scores, values)
+    # Any of them may turn out to be the row axis once the masks are read.
+    softmax.space.keep_whole(query_axes)
+
     q = absorb(softmax.space, scores.queries, softmax.block, scaling=True)
     k = absorb(softmax.space, scores.keys, softmax.block, scaling=True)
     v = absorb(softmax.space, values.values, softmax.block, scaling=False)
@@ -49,7 +54,6 @@ def match_site(softmax: Softmax) -> Site | None:
 
     scale = q.scale * k.scale
     raw = [RawStep("scale", scores.path.dot, value=scale)] if scale != 1.0 else []
-    query_axes = _query_axes(softmax, scores, values)
     reader = StepReader(softmax, large, scores.rows, query_axes)
     steps = reader.read([*raw, *scores.path.steps, *_sink_step(softmax), *values.steps])
 
@@ -57,6 +61,7 @@ def match_site(softmax: Softmax) -> Site | None:
     names = _names(softmax, inputs, reader.rows, scores.contracted, features)
     matched = [*large, *q.ops, *k.ops, *v.ops, *out.ops, *reader.ops]
     ops = _needed(out.operand.value, {operand.value for operand in inputs}, matched)
+    _refuse_marked(ops)
     operands = list(dict.fromkeys(operand.value for operand in inputs))
 
     def layout(operand: Operand) -> Layout:
@@ -76,6 +81,13 @@ def match_site(softmax: Softmax) -> Site | None:
     )
     spec.verify([shape(value) for value in operands], shape(out.operand.value))
     return Site(spec, ops, operands, out.operand.value)
+
+
+def _refuse_marked(ops: Iterable[ir.Operation]) -> None:
+    for op in ops:
+        for name in MARKS:
+            if name in op.attributes:
+                raise NoMatch(op, f"{op.name.split('.', 1)[-1]} carries {name}, which a fused call would lose")
 
 
 def _sink_step(softmax: Softmax) -> list[RawStep]:
@@ -146,8 +158,7 @@ def _needed(result: ir.Value, stops: set[ir.Value], matched: Iterable[ir.Operati
 
 
 def _escapes(large: Iterable[ir.Operation], ops: Iterable[ir.Operation], result: ir.Value) -> bool:
-    """Whether a value as large as the logits has users outside of the match, so that fusing does not get rid of it."""
+    """Whether something between the products has users outside of the match, so that fusing does not get rid of it."""
     inside = set(ops)
-    rows_only = "stablehlo.reduce"
-    watched = [op for op in large if op in inside and op.name != rows_only and op.results[0] != result]
+    watched = [op for op in large if op in inside and op.results[0] != result]
     return any(user not in inside for op in watched for user in users(op.results[0]))

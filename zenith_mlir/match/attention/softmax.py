@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, int_list, producer, shape, splat, users
+from zenith_mlir.ir.facts import defined_by, defining_op, int_list, is_float_convert, producer, shape, splat, users
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
 
 
@@ -77,7 +77,8 @@ def find_softmax(exponential: ir.Operation) -> Softmax | None:
     if found is None:
         return None
     quotient, sink, sink_view = found
-    logits, shift_ops = _strip_shifts(space, exponential, view, axis)
+    # A sink is relative to the shift that it shares, and to no other.
+    logits, shift_ops = _strip_shifts(space, exponential, view, axis, at_most=2 if sink is None else 1)
     ops = [*shift_ops, exponential, *_between(weights, quotient, sink), total]
     softmax = Softmax(logits, quotient.results[0], view, axis, space, ops, sink, sink_view)
     return softmax if sink is not None else _without_sink_column(softmax)
@@ -117,7 +118,7 @@ def _without_sink_column(softmax: Softmax) -> Softmax:
 def _slice_without(value: ir.Value, dim: int, start: int, size: int) -> list[ir.Operation] | None:
     """The operations from `value` to a slice of it that keeps `size` elements of `dim` from `start`, all else whole."""
     for op in users(value):
-        if op.name == "stablehlo.convert":
+        if is_float_convert(op):
             further = _slice_without(op.results[0], dim, start, size)
             if further is not None:
                 return [op, *further]
@@ -132,14 +133,14 @@ def _slice_without(value: ir.Value, dim: int, start: int, size: int) -> list[ir.
 
 
 def _through_converts(value: ir.Value) -> ir.Value:
-    while (op := defined_by(value, "stablehlo.convert")) is not None:
+    while (op := defining_op(value)) is not None and is_float_convert(op):
         value = op.operands[0]
     return value
 
 
 def _direct_and_converted_users(value: ir.Value) -> list[ir.Operation]:
     found = users(value)
-    converted = [user for op in found if op.name == "stablehlo.convert" for user in users(op.results[0])]
+    converted = [user for op in found if is_float_convert(op) for user in users(op.results[0])]
     return found + converted
 
 
@@ -166,8 +167,8 @@ _QUOTIENT_OPERANDS = {"stablehlo.divide": (0,), "stablehlo.multiply": (0, 1)}
 def _descends(value: ir.Value, ancestor: ir.Operation) -> bool:
     """Whether `ancestor` is among the operations close above `value`."""
     frontier, seen = [value], 0
-    while frontier and seen < 16:
-        op = defining_op(frontier.pop())
+    while frontier and seen < 32:
+        op = defining_op(frontier.pop(0))
         seen += 1
         if op is not None:
             if op == ancestor:
@@ -216,7 +217,7 @@ def _check_normaliser(
             reciprocals -= 1
             value = op.operands[1]
         elif op.name == "stablehlo.add" and sink[0] is None:
-            value, sink = _split_sink(space, op, exponential, total, current)
+            value, sink = _split_sink(space, op, exponential, total, current, view)
         elif op.name in _SHAPE_OPS:
             current = operand_view(space, op, current)
             value = op.operands[0]
@@ -233,11 +234,14 @@ def _check_normaliser(
 
 
 def _split_sink(
-    space: AxisSpace, op: ir.Operation, exponential: ir.Operation, total: ir.Operation, view: View
+    space: AxisSpace, op: ir.Operation, exponential: ir.Operation, total: ir.Operation, view: View, rows: View
 ) -> tuple[ir.Value, tuple[ir.Value, View]]:
-    """`sum + exp(sink - shift)` with the shift of the logits: the sum, and the sink with its view."""
+    """`sum + exp(sink - shift)` with the shift of the logits: the sum, and the sink with its view.
+
+    `view` is that of the sum, `rows` that of the logits.
+    """
     for own, other in ((0, 1), (1, 0)):
-        if _base(op.operands[own]) != total.results[0]:
+        if _read_up(space, op.operands[own], view)[0] != total.results[0]:
             continue
         value, current = _read_up(space, op.operands[other], view)
         exp = defined_by(value, "stablehlo.exponential")
@@ -245,7 +249,11 @@ def _split_sink(
         ours = _through_convert_to(exponential.operands[0], "stablehlo.subtract")
         if shifted is None or ours is None or current is None:
             continue
-        if _base(shifted.operands[1]) == _base(ours.operands[1]):
+        theirs_from, theirs_view = _read_up(space, shifted.operands[1], current)
+        ours_from, ours_view = _read_up(space, ours.operands[1], rows)
+        if theirs_view is None or ours_view is None or theirs_from != ours_from:
+            continue
+        if space.resolve_view(theirs_view) == space.resolve_view(ours_view):
             return op.operands[own], (shifted.operands[0], current)
     raise NoMatch(op, "the softmax is normalised by more than its own sum (add on the denominator)")
 
@@ -258,25 +266,19 @@ def _read_up(space: AxisSpace, value: ir.Value, view: View | None) -> tuple[ir.V
     return value, view
 
 
-def _base(value: ir.Value) -> ir.Value:
-    """Where `value` comes from, up through shape operations."""
-    while (op := defining_op(value)) is not None and op.name in _SHAPE_OPS:
-        value = op.operands[0]
-    return value
-
-
 _SHAPE_OPS = ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert")
 
 
 def _strip_shifts(
-    space: AxisSpace, exponential: ir.Operation, view: View, axis: Axis
+    space: AxisSpace, exponential: ir.Operation, view: View, axis: Axis, at_most: int
 ) -> tuple[ir.Value, list[ir.Operation]]:
     """Drop `- row maximum` (softmax is invariant under shifts that are constant along its axis); at least one maximum
     is required.
     """
     value, has_maximum = exponential.operands[0], False
     ops: list[ir.Operation | None] = []
-    while (op := _through_convert_to(value, "stablehlo.subtract")) is not None:
+    while at_most > 0 and (op := _through_convert_to(value, "stablehlo.subtract")) is not None:
+        at_most -= 1
         chain = _row_constant(space, op.operands[1], view, axis)
         if chain is None:
             break
@@ -294,7 +296,7 @@ def _strip_shifts(
 
 def _through_convert_to(value: ir.Value, name: str) -> ir.Operation | None:
     op = defining_op(value)
-    if op is not None and op.name == "stablehlo.convert":
+    if op is not None and is_float_convert(op):
         op = defining_op(op.operands[0])
     return op if op is not None and op.name == name else None
 

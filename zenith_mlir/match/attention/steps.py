@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 from jaxlib.mlir import ir
 
+from zenith_mlir.canonical.splats import numpy_dtype
 from zenith_mlir.dialects.attention import Step
-from zenith_mlir.ir.facts import defined_by, defining_op, splat
+from zenith_mlir.ir.facts import defined_by, defining_op, element_type, splat
 from zenith_mlir.match.attention.logits import SHAPE_OPS, RawStep
 from zenith_mlir.match.attention.operands import Operand, absorb_modifier
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax
@@ -32,6 +34,7 @@ class StepReader:
         self.rows = rows
         self._softmax, self._space = softmax, softmax.space
         self._scores, self._query_axes = set(scores), query_axes
+        self._banded = False
 
     def read(self, raw: list[RawStep]) -> list[Step]:
         """Raises: NoMatch where a step takes the scores themselves as its other operand."""
@@ -59,10 +62,12 @@ class StepReader:
         rows = {band.row for band in read.bands}
         if read.never or len(rows) != 1 or not rows <= self._query_axes:
             return None
+        if self._banded and rows != {self.rows}:
+            return None
         additive = raw.kind != "select"
         if additive and (read.residue or len(read.bands) > 1):
             return None
-        (self.rows,) = rows
+        (self.rows,), self._banded = rows, True
         kind = "band_add" if additive else "band"
         lows = [band.low for band in read.bands if band.low is not None]
         highs = [band.high for band in read.bands if band.high is not None]
@@ -70,10 +75,11 @@ class StepReader:
         return steps + [self._with_operand(raw, Operand(t.value, t.view), t.negated) for t in read.residue]
 
     def _with_operand(self, raw: RawStep, operand: Operand, negated: bool) -> Step:
-        source = defining_op(operand.value)
-        if source is not None and source in self._scores:
-            raise NoMatch(raw.op, "the probabilities or logits are combined with themselves")
         absorbed = absorb_modifier(self._space, operand, self._softmax.block)
+        for value in (operand.value, absorbed.operand.value):
+            source = defining_op(value)
+            if source is not None and source in self._scores:
+                raise NoMatch(raw.op, "the probabilities or logits are combined with themselves")
         self.ops += absorbed.ops
         return Step(raw.kind, raw.value, 3 + self._number_of(absorbed.operand), negated)
 
@@ -91,10 +97,12 @@ def _additive_mask(space: AxisSpace, raw: RawStep) -> RawStep | None:
     if raw.kind != "add" or raw.operand is None:
         return None
     value, view = raw.operand, raw.view
+    rounded: list[ir.Type] = []
     while (op := defining_op(value)) is not None and op.name in SHAPE_OPS:
         inner = operand_view(space, op, view)
         if inner is None:
             return None
+        rounded.insert(0, element_type(op.results[0]))
         value, view = op.operands[0], inner
     select = defined_by(value, "stablehlo.select")
     if select is None:
@@ -103,5 +111,14 @@ def _additive_mask(space: AxisSpace, raw: RawStep) -> RawStep | None:
     numbers = (splat(on_true), splat(on_false))
     for fill, zero, negated in ((numbers[1], numbers[0], False), (numbers[0], numbers[1], True)):
         if zero == 0 and fill is not None:
-            return RawStep("select", select, float(fill), predicate, view, negated)
+            return RawStep("select", select, _rounded(float(fill), rounded), predicate, view, negated)
     return None
+
+
+def _rounded(fill: float, types: list[ir.Type]) -> float:
+    """`fill` after conversions to each of `types`: -1e9 is -inf in float16."""
+    with np.errstate(over="ignore"):
+        for type_ in types:
+            dtype = numpy_dtype(type_)
+            fill = fill if dtype is None else float(np.asarray(fill).astype(dtype))
+    return fill
