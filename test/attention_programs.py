@@ -138,6 +138,13 @@ def sink_in_the_sum(q: Any, k: Any, v: Any, sinks: Any) -> Any:
     return output(e / (jnp.sum(e, axis=-1, keepdims=True) + jnp.exp(sinks[None, :, None, None] - top)), v)
 
 
+def stable_sink(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    x, column = scores(q, k), sinks[None, :, None, None]
+    top = jnp.maximum(jnp.max(x, axis=-1, keepdims=True), column)
+    e = jnp.exp(x - top)
+    return output(e / (jnp.sum(e, axis=-1, keepdims=True) + jnp.exp(column - top)), v)
+
+
 def bands_on_two_axes(q: Any, k: Any, v: Any) -> Any:
     """Groups and rows are both the queries' own; a mask may compare the columns with either."""
     t, g, s = (jnp.arange(S).reshape(shape) for shape in ((S, 1, 1), (1, S, 1), (1, 1, S)))
@@ -267,6 +274,7 @@ RAISED: list[Program] = [
     Program("probabilities escape", probabilities_too, btnh(), {"escapes": True}),
     Program("attention sink", sink, [*btnh(), array(H)]),
     Program("attention sink in the sum", sink_in_the_sum, [*btnh(), array(H)]),
+    Program("attention sink under the maximum", stable_sink, [*btnh(), array(H)]),
     Program(
         "bands on two axes",
         bands_on_two_axes,

@@ -38,10 +38,16 @@ def refuse(request: Request) -> Refusal | None:
             "the logits or probabilities are used elsewhere too, so they are computed anyway",
             "do not return the attention weights",
         )
-    rows, columns = spec.size("t"), spec.size("s")
-    if max(rows, columns) < request.min_seq:
-        return Refusal(f"sequence {rows} x {columns} is below min-seq={request.min_seq}", "lower min-seq to fuse it")
-    return None
+    return _refuse_short(spec.size("t"), spec.size("s"), request.min_seq)
+
+
+def _refuse_short(rows: int, columns: int, min_seq: int) -> Refusal | None:
+    """Measured (benchmarks/attention_cpu.py): a single row has so little work that it needs four times the keys."""
+    needed = 4 * min_seq if rows == 1 else min_seq
+    if max(rows, columns) >= needed:
+        return None
+    single = f", which asks for {needed} keys of a single query" if rows == 1 else ""
+    return Refusal(f"sequence {rows} x {columns} is below min-seq={min_seq}{single}", "lower min-seq to fuse it")
 
 
 def build(request: Request) -> Callable[..., jax.Array]:

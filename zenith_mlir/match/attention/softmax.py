@@ -301,30 +301,28 @@ def _through_convert_to(value: ir.Value, name: str) -> ir.Operation | None:
     return op if op is not None and op.name == name else None
 
 
-def _row_constant(space: AxisSpace, value: ir.Value, view: View, axis: Axis) -> list[ir.Operation] | None:
+def _row_constant(space: AxisSpace, value: ir.Value, view: View | None, axis: Axis) -> list[ir.Operation] | None:
     """The operations from a reduction along `axis` to `value`, if `value` does not vary along it; None if it does."""
-    ops: list[ir.Operation] = []
-    current: View | None = view
-    while (op := defining_op(value)) is not None:
-        if reduction(op) is not None:
-            kept = current is not None and axis not in axes_of(space.resolve_view(current))
-            return [*ops, op] if kept else None
-        if op.name == "stablehlo.select" and current is not None:
-            # max if is_finite(max) else 0: the guard of jax.nn.softmax and logsumexp
-            guard = defined_by(op.operands[0], "stablehlo.is_finite")
-            if guard is None or guard.operands[0] != op.operands[1] or splat(op.operands[2]) != 0:
-                return None
-            ops += [op, guard]
-            value = op.operands[1]
-            continue
-        if current is None:
+    op = defining_op(value)
+    if op is None or view is None:
+        return None
+    varies = axis in axes_of(space.resolve_view(view))
+    if reduction(op) is not None:
+        return None if varies else [op]
+    if op.name == "stablehlo.maximum" and not varies:
+        # max(row maximum, sink)
+        chains = (_row_constant(space, operand, view, axis) for operand in op.operands)
+        return next(([op, *chain] for chain in chains if chain is not None), None)
+    if op.name == "stablehlo.select":
+        # max if is_finite(max) else 0: the guard of jax.nn.softmax and logsumexp
+        guard = defined_by(op.operands[0], "stablehlo.is_finite")
+        if guard is None or guard.operands[0] != op.operands[1] or splat(op.operands[2]) != 0:
             return None
-        current = operand_view(space, op, current)
-        ops.append(op)
-        value = op.operands[0] if current is not None else value
-        if current is None:
-            return None
-    return None
+        chain = _row_constant(space, op.operands[1], view, axis)
+        return None if chain is None else [op, guard, *chain]
+    inner = operand_view(space, op, view)
+    chain = None if inner is None else _row_constant(space, op.operands[0], inner, axis)
+    return None if chain is None else [op, *chain]
 
 
 def _between(weights: ir.Value, quotient: ir.Operation, sink: ir.Value | None) -> list[ir.Operation]:
