@@ -51,13 +51,11 @@ def test_short_sequences_are_left_to_xla() -> None:
     assert "zenith" not in module.text()
 
 
-def test_a_single_query_needs_more_keys() -> None:
-    def decode(keys: int) -> zenith.Module:
-        q, k, v = array(1, 1, 2, 4), array(1, keys, 2, 4, seed=1), array(1, keys, 2, 4, seed=2)
-        return zenith.trace(lambda q, k, v: attend(scores(q, k), v), q, k, v).run("default", target="cpu")
-
-    assert reasons(decode(127)) == ["sequence 1 x 127 is below min-seq=32, which asks for 128 keys of a single query"]
-    assert reasons(decode(128)) == []
+def test_decode_steps_are_left_to_xla() -> None:
+    q, k, v = array(1, 1, 2, 4), array(1, 500, 2, 4, seed=1), array(1, 500, 2, 4, seed=2)
+    module = zenith.trace(lambda q, k, v: attend(scores(q, k), v), q, k, v)
+    assert reasons(module.run("default", target="cpu")) == ["1 x 500 has too few query rows for the CPU kernel to pay"]
+    assert reasons(module.run(FUSE, target="cpu")) == []
 
 
 def test_escaping_probabilities_are_left_to_xla() -> None:
