@@ -4,6 +4,7 @@ tool.
 
 from __future__ import annotations
 
+import argparse
 import mmap
 import os
 import signal
@@ -13,7 +14,14 @@ from typing import NoReturn
 
 from zenith_mlir.errors import ZenithError
 
-__all__ = ["Progress", "fail", "isolated"]
+__all__ = ["OneLineParser", "Progress", "fail", "isolated"]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """One line and status 1 for a bad command line, as for every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(fail(self.prog, f"{message} ({self.prog} --help lists the options)"))
 
 
 class Progress:

@@ -7,11 +7,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from zenith_mlir import __version__
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.tools.isolate import Progress, fail, isolated
+from zenith_mlir.tools.isolate import OneLineParser, Progress, fail, isolated
 
 if TYPE_CHECKING:
     from zenith_mlir.context import Numerics, PassContext
@@ -34,15 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return isolated(PROGRAM, lambda progress: _run(options, progress), lambda: _rescue_reproducer(options))
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line and status 1 for a bad command line, as for every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(fail(PROGRAM, f"{message} ({PROGRAM} --help lists the options)"))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog=PROGRAM,
         description="Run passes on a StableHLO module. Without -o the result is printed.",
         epilog="exit status: 0, or 1 for any error, a --fail-on-missed match or an unmet expectation",

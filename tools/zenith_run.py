@@ -10,11 +10,11 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from zenith_mlir import __version__
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.tools.isolate import Progress, fail, isolated
+from zenith_mlir.tools.isolate import OneLineParser, Progress, fail, isolated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,15 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return isolated(PROGRAM, lambda progress: work(options, progress))
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line and status 1 for a bad command line, as for every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(fail(PROGRAM, f"{message} ({PROGRAM} --help lists the options)"))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog=PROGRAM,
         description="Run a StableHLO module after a pipeline, or compare it before and after.",
         epilog="exit status: 0; 1 for an error, and under --compare and --certify for what is not sound",

@@ -6,11 +6,11 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from zenith_mlir import __version__
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.tools.isolate import Progress, fail, isolated
+from zenith_mlir.tools.isolate import OneLineParser, Progress, isolated
 
 if TYPE_CHECKING:
     from zenith_mlir.module import Module
@@ -41,15 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return isolated(PROGRAM, lambda progress: _run(options, progress))
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line and status 1 for a bad command line, as for every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(fail(PROGRAM, f"{message} ({PROGRAM} --help lists the options)"))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog=PROGRAM,
         description="Translate a StableHLO module between formats, or trace one from a JAX function.",
         epilog=f"{PROGRAM} --version alone prints the version of this program",

@@ -147,3 +147,14 @@ def test_marked_operations_keep_their_marks() -> None:
       %0 = stablehlo.multiply %a, %c {mhlo.frontend_attributes = {_note = "mine"}} : tensor<4xf32>
       return %0 : tensor<4xf32> }"""
     assert '_note = "mine"' in zenith.Module.parse(text).run("prepare", target="cpu").text()
+
+
+def test_the_total_order_knows_negative_zero() -> None:
+    text = """func.func @main() -> (tensor<i1>, tensor<i1>) {
+      %a = stablehlo.constant dense<-0.0> : tensor<f32>
+      %b = stablehlo.constant dense<0.0> : tensor<f32>
+      %0 = stablehlo.compare LT, %a, %b, TOTALORDER : (tensor<f32>, tensor<f32>) -> tensor<i1>
+      %1 = stablehlo.compare LT, %a, %b, FLOAT : (tensor<f32>, tensor<f32>) -> tensor<i1>
+      return %0, %1 : tensor<i1>, tensor<i1> }"""
+    simplified = zenith.Module.parse(text).run("simplify", target="cpu").text()
+    assert simplified.count("stablehlo.compare") == 1 and "TOTALORDER" in simplified

@@ -74,10 +74,15 @@ def fold_rsqrt(op: ir.Operation) -> Values:
 def fold_compare(op: ir.Operation) -> Values:
     numbers = _splat_operands(op)
     dtype = numpy_dtype(element_type(op.operands[0]))
-    if numbers is None or dtype is None:
+    if numbers is None or dtype is None or _is_total_order(op):
         return None
     a, b = (np.asarray(number, dtype) for number in numbers)
     return [build.splat_constant(op.results[0].type, bool(COMPARE[comparison_direction(op)](a, b)))]
+
+
+def _is_total_order(op: ir.Operation) -> bool:
+    """Whether -0.0 is less than 0.0, and NaNs are ordered, too."""
+    return "compare_type" in op.attributes and "TOTALORDER" in str(op.attributes["compare_type"])
 
 
 def comparison_direction(op: ir.Operation) -> str:

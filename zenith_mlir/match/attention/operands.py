@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.shapes import holds
-from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, splat, users
+from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, producer, splat, users
 from zenith_mlir.match.attention.logits import SHAPE_OPS
 from zenith_mlir.match.axes import AxisSpace, View, operand_view, result_view
 
@@ -70,7 +70,8 @@ def absorb_result(space: AxisSpace, result: Operand) -> Absorbed:
     """Transposes of the result are a matter of where it is written."""
     value, view = result.value, space.resolve_view(result.view)
     ops: list[ir.Operation] = []
-    while len(found := users(value)) == 1 and found[0].name == "stablehlo.transpose":
+    block = producer(value).block
+    while len(found := users(value)) == 1 and found[0].name == "stablehlo.transpose" and found[0].block == block:
         transposed = result_view(space, found[0], view)
         assert transposed is not None
         value, view = found[0].results[0], transposed
