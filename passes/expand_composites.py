@@ -14,8 +14,9 @@ from zenith_mlir.registry import Pass, register
 @register("expand-composites")
 @dataclass(frozen=True)
 class ExpandComposites(Pass):
-    """Inline the decomposition of every zenith.* composite: raise followed by expand gives the program back, bit for
-    bit.
+    """Inline the decomposition of every zenith.* composite.
+
+    Raising and then expanding gives the program back, bit for bit.
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:

@@ -22,11 +22,11 @@ from zenith_mlir.registry import Pass, option, register
 @register("lower-kernels")
 @dataclass(frozen=True)
 class LowerKernels(Pass):
-    """Replace zenith.* composites by the kernel calls of the target; inline the decomposition where no kernel fits or
-    pays.
+    """Replace zenith.* composites by the kernel calls of the target.
 
-    An implementation is a JAX function: it is traced for the target and spliced in. One remark a composite says what
-    was chosen or why nothing was. With `--target=none` composites stay as they are.
+    The decomposition is inlined where no kernel fits or pays. An implementation is a JAX function: it is traced for the
+    target and spliced in. One remark a composite says what was chosen or why nothing was. With `--target=none`
+    composites stay as they are.
     """
 
     min_seq: int = option(32, "leave attention whose longer sequence is shorter than this to XLA")
