@@ -268,7 +268,13 @@ def test_interruptions_are_quiet(package: Path, tmp_path: Path, sent: int, statu
     (tmp_path / "in.mlir").write_text(TEXT)
     command = [sys.executable, "-m", "zenith_mlir.tools.zenith_opt", "in.mlir", "--pass", "crash{how=sleep}"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(package), stdout=pipe, stderr=pipe) as process:
+
+    def in_the_foreground() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which shells have ignored by what they run in the background
+
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(package), stdout=pipe, stderr=pipe, preexec_fn=in_the_foreground
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"sleeping\n"
         process.send_signal(sent)
