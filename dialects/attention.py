@@ -1,7 +1,8 @@
 """zenith.attention: out = softmax(steps(q kᵀ)) v.
 
-Roles: 0 q, 1 k, 2 v, then modifiers (biases, masks) that steps name by number. One result. Every operand keeps the
-layout that the program gave it; the attributes say what its dimensions are:
+Roles: 0 q, 1 k, 2 v, then modifiers (biases, masks) that steps name by number. One result, or with `residuals` three:
+out, and what the backward (attention_vjp.py) needs of each row of logits in float32, its maximum m and its sum
+Σ exp(x - m). Every operand keeps the layout that the program gave it; the attributes say what its dimensions are:
 
     sources   for each role the operand that plays it; one operand may play several (keys that are the values)
     axes      sizes by name: rows t, columns s, contracted d (d1, ... if several), value features e; every other axis is
@@ -10,6 +11,7 @@ layout that the program gave it; the attributes say what its dimensions are:
     modifiers layouts of the further roles
     steps     what happens to the logits x, in order (see `Step`), and after the softmax to the probabilities
     escapes   the logits or probabilities have other users, so fusing does not remove them
+    residuals there are results for the maximum and the sum, laid out `rows`: the parallel axes in order, then t
     scale, causal, softcap: the same facts for readers, where they hold
 
 Semantics (`reference`): x[.., t, s] = sum_d q[.., t, d] k[.., s, d]; x = steps(x); p = softmax over s; p = post
@@ -22,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from zenith_mlir.dialects.labelled import einsum, plain, spread
 from zenith_mlir.dialects.layout import Layout
 
 if TYPE_CHECKING:
@@ -89,6 +92,7 @@ class AttentionSpec:
     steps: tuple[Step, ...] = ()
     escapes: bool = False
     sources: tuple[int, ...] = ()
+    residuals: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -108,6 +112,16 @@ class AttentionSpec:
         excluded.
         """
         return tuple(a for a in self.axes if a not in ("t", "s", "e") and a not in self.contracted)
+
+    @property
+    def rows(self) -> Layout:
+        """The layout of the maximum and the sum."""
+        return plain([*self.parallel, *(axis for axis in ("t",) if axis in self.axes)])
+
+    @property
+    def logit_axes(self) -> tuple[str, ...]:
+        """The parallel axes, t and s: what logits and probabilities run over."""
+        return (*self.rows.axes, "s")
 
     def size(self, axis: str) -> int:
         """The size of an axis; 1 for one that the program does not have (a single query row, one value feature)."""
@@ -173,6 +187,7 @@ class AttentionSpec:
             "modifiers": [str(layout) for layout in self.modifiers],
             "steps": [_step_fields(step) for step in self.steps],
             "escapes": self.escapes,
+            "residuals": self.residuals,
             "causal": self.is_causal,
             "scale": self.scale,
             "softcap": self.softcap,
@@ -192,6 +207,7 @@ class AttentionSpec:
             modifiers=tuple(layout(text) for text in attributes["modifiers"]),
             steps=tuple(Step(**fields) for fields in attributes["steps"]),
             escapes=bool(attributes["escapes"]),
+            residuals=bool(attributes["residuals"]),
             sources=tuple(attributes["sources"]),
         )
 
@@ -201,39 +217,63 @@ def _step_fields(step: Step) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value is not False}
 
 
-def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> jax.Array:
-    """The formula, plainly, in `dtype` (default: at least float32); the result has the dtype of v.
+def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> Any:
+    """The formula, plainly, in `dtype` (default: at least float32).
 
     Shapes are those of the operands that `spec` describes; see the head of this file for the mathematics.
+
+    Returns: out, in `dtype` or else the dtype of v; where `spec.residuals`, out, maximum and sum.
     """
     import jax.numpy as jnp
 
     q, k, v, *modifiers = spec.roles(operands)
     compute = dtype or jnp.promote_types(q.dtype, jnp.float32)
-    order = [*spec.parallel, *(axis for axis in ("t", "s") if axis in spec.axes)]
-    x = _einsum(spec, [(q, spec.q), (k, spec.k)], order, compute)
-    offset = jnp.zeros(())
-    if "s" in spec.axes:
-        rows = jnp.arange(spec.size("t")).reshape([-1 if axis == "t" else 1 for axis in order])
-        columns = jnp.arange(spec.size("s")).reshape([-1 if axis == "s" else 1 for axis in order])
-        offset = columns - (rows if "t" in spec.axes else 0)
-    wide = [_spread(spec, m, layout, order) for m, layout in zip(modifiers, spec.modifiers, strict=True)]
+    order = spec.logit_axes
+    x = einsum([(q, spec.q), (k, spec.k)], spec.axes, order, compute)
+    wide = [spread(m, layout, spec.axes, order) for m, layout in zip(modifiers, spec.modifiers, strict=True)]
+    p, maximum, total = probabilities(spec, x, wide)
+    flat = einsum([(p, plain(order)), (v, spec.v)], spec.axes, list(spec.out.axes), compute)
+    result = flat.reshape(spec.out.shape(spec.axes)).astype(v.dtype if dtype is None else dtype)
+    if not spec.residuals:
+        return result
+    rows = spec.rows.shape(spec.axes)
+    return result, maximum.reshape(rows), total.reshape(rows)
+
+
+def probabilities(spec: AttentionSpec, x: Any, modifiers: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """What multiplies the values, given q kᵀ and modifiers over `spec.logit_axes`; the maximum and the sum of each
+    row.
+    """
+    import jax.numpy as jnp
+
+    offset = _offsets(spec)
     for step in spec.steps:
         if not step.is_post and not step.is_sink:
-            x = _apply(step, x, wide, offset)
-    dim = order.index("s")
-    sinks = [wide[step.operand - 3].astype(x.dtype) for step in spec.steps if step.is_sink and step.operand is not None]
+            x = _apply(step, x, modifiers, offset)
+    dim = spec.logit_axes.index("s")
+    named = [step.operand for step in spec.steps if step.is_sink and step.operand is not None]
+    sinks = [modifiers[operand - 3].astype(x.dtype) for operand in named]
     top = x.max(axis=dim, keepdims=True)
     for sink in sinks:
         top = jnp.maximum(top, sink)
     weights = jnp.exp(x - top)
-    p = weights / (weights.sum(axis=dim, keepdims=True) + sum(jnp.exp(sink - top) for sink in sinks))
+    total = weights.sum(axis=dim, keepdims=True) + sum(jnp.exp(sink - top) for sink in sinks)
+    p = weights / total
     for step in spec.steps:
         if step.is_post:
-            p = _apply(step, p, wide, offset)
-    flat = _einsum(spec, [(p, Layout(tuple((axis,) for axis in order))), (v, spec.v)], list(spec.out.axes), compute)
-    result: jax.Array = flat.reshape(spec.out.shape(spec.axes)).astype(v.dtype if dtype is None else dtype)
-    return result
+            p = _apply(step, p, modifiers, offset)
+    return p, top, total
+
+
+def _offsets(spec: AttentionSpec) -> Any:
+    """column - row, over `spec.logit_axes`."""
+    import jax.numpy as jnp
+
+    def index(name: str) -> Any:
+        shape = [-1 if axis == name else 1 for axis in spec.logit_axes]
+        return jnp.arange(spec.size(name)).reshape(shape) if name in spec.axes else 0
+
+    return index("s") - index("t")
 
 
 def _apply(step: Step, x: Any, modifiers: Sequence[Any], offset: Any) -> Any:
@@ -272,26 +312,3 @@ _WITH_NUMBER: dict[str, Callable[[Any, float], Any]] = {
     "maximum": lambda x, number: x.clip(min=number),
     "minimum": lambda x, number: x.clip(max=number),
 }
-
-
-def _spread(spec: AttentionSpec, value: Any, layout: Layout, order: Sequence[str]) -> Any:
-    """`value` with one dimension for each axis of `order`, of size one where it has none."""
-    factored = value.reshape([spec.axes[axis] for axis in layout.axes])
-    present = [axis for axis in order if axis in layout.axes]
-    moved = factored.transpose([layout.axes.index(axis) for axis in present])
-    return moved.reshape([spec.axes[axis] if axis in present else 1 for axis in order])
-
-
-def _einsum(spec: AttentionSpec, operands: Sequence[tuple[Any, Layout]], out: Sequence[str], dtype: Any) -> Any:
-    import jax.numpy as jnp
-
-    number = {axis: i for i, axis in enumerate(spec.axes)}
-    arguments: list[Any] = []
-    for value, layout in operands:
-        factored = value.reshape([spec.axes[axis] for axis in layout.axes]).astype(dtype)
-        arguments += [factored, [number[axis] for axis in layout.axes]]
-    present = {axis for _, layout in operands for axis in layout.axes}
-    kept = [axis for axis in out if axis in present]
-    result = jnp.einsum(*arguments, [number[axis] for axis in kept], precision="highest")
-    spread = result.reshape([spec.axes[axis] if axis in present else 1 for axis in out])
-    return jnp.broadcast_to(spread, [spec.axes[axis] for axis in out])

@@ -29,7 +29,7 @@ class Request:
 
     spec: Any
     operands: tuple[TensorSpec, ...]
-    result: TensorSpec
+    results: tuple[TensorSpec, ...]
     target: Target
     min_seq: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
@@ -52,7 +53,7 @@ def _lower(composite: ir.Operation, module: Module, ctx: PassContext, min_seq: i
     implementation, request = chosen
     ctx.passed(composite, name, implementation=implementation.name)
     ctx.count(f"lowered to {implementation.name}")
-    key = (implementation.name, str(composite.attributes["composite_attributes"]), request.operands, request.result)
+    key = (implementation.name, str(composite.attributes["composite_attributes"]), request.operands, request.results)
     splice_function(composite, key, implementation.build(request), request.operands, ctx.target.platform)
 
 
@@ -63,12 +64,11 @@ def _choose(
     refusal = _refuse_sharded(composite)
     if refusal is not None:
         return refusal
-    types = [_tensor_spec(value) for value in (*composite.operands, composite.results[0])]
-    if any(spec is None for spec in types):
+    operands, results = _tensor_specs(composite.operands), _tensor_specs(composite.results)
+    if operands is None or results is None:
         return Refusal("an operand has a dynamic shape or a type that no kernel reads")
-    *operands, result = [spec for spec in types if spec is not None]
     spec = op.read(from_attribute(composite_attributes(composite)))
-    request = Request(spec, tuple(operands), result, ctx.target, min_seq)
+    request = Request(spec, operands, results, ctx.target, min_seq)
     here = [row for row in op.implementations if row.platform == ctx.target.platform]
     if not here:
         return Refusal(f"there is no kernel for {ctx.target.platform}")
@@ -94,6 +94,12 @@ def _refuse_sharded(composite: ir.Operation) -> Refusal | None:
     return Refusal(
         f"the program is partitioned over {devices} devices", "call it inside jax.shard_map to fuse it per device"
     )
+
+
+def _tensor_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...] | None:
+    specs = [_tensor_spec(value) for value in values]
+    known = tuple(spec for spec in specs if spec is not None)
+    return known if len(known) == len(specs) else None
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec | None:

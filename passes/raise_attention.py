@@ -56,7 +56,7 @@ def _match(exponential: ir.Operation, ctx: PassContext) -> Site | None:
 def _outline(module: Module, site: Site, ctx: PassContext) -> None:
     with producer(site.result).location:
         attributes = site.spec.attributes()
-    composite = outline_composite(module.operation, NAME, site.ops, site.operands, site.result, attributes)
+    composite = outline_composite(module.operation, NAME, site.ops, site.operands, [site.result], attributes)
     spec = site.spec
     ctx.count("attention raised")
     ctx.passed(

@@ -24,7 +24,7 @@ _MAX_PARALLEL_AXES = 8
 def refuse(request: Request) -> Refusal | None:
     """Limits first (types, axes), then worth (escaping probabilities, short sequences)."""
     spec: AttentionSpec = request.spec
-    for tensor in (*spec.roles(request.operands)[:3], request.result):
+    for tensor in (*spec.roles(request.operands)[:3], request.results[0]):
         if tensor.dtype.name not in _FLOATS:
             return Refusal(f"the CPU kernel takes {', '.join(_FLOATS)}, not {tensor.dtype.name}")
     if len(spec.contracted) != 1:
@@ -82,8 +82,8 @@ def build(request: Request) -> Callable[..., jax.Array]:
             out_strides=strides(spec.out, "t", "e"),
             mod_strides=[strides(modifier.layout(spec), "t", "s") for modifier in modifiers],
             steps=[encoded for step in spec.steps for encoded in _encode(step, modifiers)],
-            out_shape=request.result.shape,
-            out_dtype=request.result.dtype,
+            out_shape=request.results[0].shape,
+            out_dtype=request.results[0].dtype,
         )
 
     return attention

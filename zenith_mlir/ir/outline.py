@@ -17,10 +17,12 @@ def outline_composite(
     name: str,
     ops: Sequence[ir.Operation],
     operands: Sequence[ir.Value],
-    result: ir.Value,
+    results: Sequence[ir.Value],
     attributes: Mapping[str, ir.Attribute],
+    before: ir.Operation | None = None,
 ) -> ir.Operation:
-    """Put a composite called `name` where `result` is computed; its decomposition is a copy of `ops`.
+    """Put a composite called `name` where the first of `results` is computed, or `before` an operation; its
+    decomposition is a copy of `ops`.
 
     Args:
       module: the builtin.module operation that receives the decomposition.
@@ -28,18 +30,18 @@ def outline_composite(
       ops: the matched operations in program order; all they use is defined by `operands`, by one another or by
         constants.
       operands: what the composite takes, in order.
-      result: the value of the last of `ops` that the composite replaces. All its users move to the composite; the other
-        matched operations stay where somebody else still uses them and are erased where nobody does.
+      results: values of `ops` that the composite replaces. All their users move to the composite; the other matched
+        operations stay where somebody else still uses them and are erased where nobody does.
       attributes: what was recognised.
 
     Returns: the composite.
     """
-    func = _decomposition(module, name.replace(".", "_"), ops, operands, result)
-    anchor = producer(result)
+    func = _decomposition(module, name.replace(".", "_"), ops, operands, results)
+    anchor = before or producer(results[0])
     with anchor.location, ir.InsertionPoint(anchor):
         composite = ir.Operation.create(
             "stablehlo.composite",
-            results=[result.type],
+            results=[result.type for result in results],
             operands=list(operands),
             attributes={
                 "name": ir.StringAttr.get(name),
@@ -48,7 +50,8 @@ def outline_composite(
                 "version": ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 1),
             },
         )
-    result.replace_all_uses_with(composite.results[0])
+    for result, replacement in zip(results, composite.results, strict=True):
+        result.replace_all_uses_with(replacement)
     constants = {source for op in ops for value in op.operands if (source := _constant(value)) is not None}
     for op in [*reversed(ops), *constants]:
         erase_if_unused(op)
@@ -61,11 +64,16 @@ def erase_if_unused(op: ir.Operation) -> None:
 
 
 def _decomposition(
-    module: ir.Operation, stem: str, ops: Sequence[ir.Operation], operands: Sequence[ir.Value], result: ir.Value
+    module: ir.Operation,
+    stem: str,
+    ops: Sequence[ir.Operation],
+    operands: Sequence[ir.Value],
+    results: Sequence[ir.Value],
 ) -> str:
     name = unique_name(module, stem)
-    signature = ir.FunctionType.get([value.type for value in operands], [result.type])
-    with ir.InsertionPoint(module.regions[0].blocks[0]), producer(result).location:
+    signature = ir.FunctionType.get([value.type for value in operands], [value.type for value in results])
+    location = producer(results[0]).location
+    with ir.InsertionPoint(module.regions[0].blocks[0]), location:
         func = ir.Operation.create(
             "func.func",
             regions=1,
@@ -75,13 +83,13 @@ def _decomposition(
                 "function_type": ir.TypeAttr.get(signature),
             },
         )
-        block = func.regions[0].blocks.append(*signature.inputs, arg_locs=[producer(result).location] * len(operands))
+        block = func.regions[0].blocks.append(*signature.inputs, arg_locs=[location] * len(operands))
     with ir.InsertionPoint(block):
         mapping: dict[ir.Value, ir.Value] = dict(zip(operands, block.arguments, strict=True))
         for op in ops:
             clone_op(op, mapping)
-        with producer(result).location:
-            ir.Operation.create("func.return", operands=[mapping[result]])
+        with location:
+            ir.Operation.create("func.return", operands=[mapping[result] for result in results])
     return name
 
 
