@@ -21,7 +21,7 @@ class ExpandComposites(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> None:
         with module.context:
-            for composite in zenith_composites(module.operation):
-                expand(composite, module.operation)
-                ctx.count("composites expanded")
+            composites = zenith_composites(module.operation)
+            ctx.count("composites expanded", len(composites))
+            expand(composites, module.operation)
             drop_unused_private_functions(module.operation)

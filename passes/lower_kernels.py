@@ -10,10 +10,10 @@ from jaxlib.mlir import ir
 from zenith_mlir.canonical.splats import numpy_dtype
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attributes import from_attribute
-from zenith_mlir.dialects.implementation import Implementation, Op, Refusal, Request, TensorSpec
+from zenith_mlir.dialects.implementation import Implementation, Refusal, Request, TensorSpec
 from zenith_mlir.dialects.table import OPS
 from zenith_mlir.ir.composites import composite_attributes, composite_name, expand, zenith_composites
-from zenith_mlir.ir.facts import element_type, enclosing, shape
+from zenith_mlir.ir.facts import element_type, enclosing, shape, users
 from zenith_mlir.ir.splice import splice_function
 from zenith_mlir.ir.symbols import drop_unused_private_functions
 from zenith_mlir.module import Module
@@ -36,31 +36,56 @@ class LowerKernels(Pass):
         if ctx.target.platform == "none":
             return
         with module.context:
-            for composite in zenith_composites(module.operation):
-                _lower(composite, module, ctx, self.min_seq)
+            composites = zenith_composites(module.operation)
+            choices = [_choose(composite, ctx, self.min_seq) for composite in composites]
+            refused = []
+            for composite, choice in zip(composites, _agreed(composites, choices), strict=True):
+                if isinstance(choice, Refusal):
+                    _decline(composite, choice, ctx)
+                    refused.append(composite)
+                else:
+                    _lower(composite, *choice, ctx)
+            expand(refused, module.operation)
             drop_unused_private_functions(module.operation)
 
 
-def _lower(composite: ir.Operation, module: Module, ctx: PassContext, min_seq: int) -> None:
+Choice = tuple[Implementation, Request] | Refusal
+
+
+def _agreed(composites: list[ir.Operation], choices: list[Choice]) -> list[Choice]:
+    """An op that keeps residuals for another is lowered with it or not at all: alone, both would compute the same."""
+    agreed = dict(zip(composites, choices, strict=True))
+    for composite in composites:
+        for gradient in (op for residual in list(composite.results)[1:] for op in users(residual) if op in agreed):
+            _agree(agreed, composite, gradient, "its gradient")
+            _agree(agreed, gradient, composite, "what it differentiates")
+    return list(agreed.values())
+
+
+def _agree(agreed: dict[ir.Operation, Choice], mine: ir.Operation, theirs: ir.Operation, whose: str) -> None:
+    refusal = agreed[theirs]
+    if isinstance(refusal, Refusal) and not isinstance(agreed[mine], Refusal):
+        agreed[mine] = Refusal(f"{whose} is left to XLA: {refusal.reason}", refusal.suggest)
+
+
+def _decline(composite: ir.Operation, refusal: Refusal, ctx: PassContext) -> None:
+    ctx.missed(composite, composite_name(composite), refusal.reason, refusal.suggest)
+    ctx.count("inlined again")
+
+
+def _lower(composite: ir.Operation, implementation: Implementation, request: Request, ctx: PassContext) -> None:
     name = composite_name(composite)
-    op = OPS.get(name)
-    chosen = Refusal("this version knows no such op") if op is None else _choose(op, composite, ctx, min_seq)
-    if isinstance(chosen, Refusal):
-        ctx.missed(composite, name, chosen.reason, chosen.suggest)
-        ctx.count("inlined again")
-        expand(composite, module.operation)
-        return
-    implementation, request = chosen
     ctx.passed(composite, name, implementation=implementation.name)
     ctx.count(f"lowered to {implementation.name}")
     key = (implementation.name, str(composite.attributes["composite_attributes"]), request.operands, request.results)
     splice_function(composite, key, implementation.build(request), request.operands, ctx.target.platform)
 
 
-def _choose(
-    op: Op, composite: ir.Operation, ctx: PassContext, min_seq: int
-) -> tuple[Implementation, Request] | Refusal:
+def _choose(composite: ir.Operation, ctx: PassContext, min_seq: int) -> Choice:
     """The first implementation that takes the composite, or why none does."""
+    op = OPS.get(composite_name(composite))
+    if op is None:
+        return Refusal("this version knows no such op")
     refusal = _refuse_sharded(composite)
     if refusal is not None:
         return refusal

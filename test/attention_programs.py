@@ -160,9 +160,80 @@ def bias_that_splits_the_rows(q: Any, k: Any, v: Any, bias: Any) -> Any:
     return jnp.einsum("btgs,bse->btge", jax.nn.softmax(x, axis=-1), v)
 
 
+def exponentials(x: Any) -> Any:
+    return jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+
+
+def deferred(q: Any, k: Any, v: Any) -> Any:
+    """The division comes after the product with the values, which is smaller."""
+    e = exponentials(scores(q, k) * 0.5)
+    return jnp.einsum("bhts,bshe->bhte", e, v) / e.sum(-1, keepdims=True)
+
+
+def deferred_and_transposed(q: Any, k: Any, v: Any) -> Any:
+    e = exponentials(scores(q, k))
+    return output(e, v) * (1.0 / e.sum(-1).transpose(0, 2, 1)[..., None])
+
+
+def deferred_bfloat16(q: Any, k: Any, v: Any) -> Any:
+    e = exponentials(scores(q, k).astype(jnp.float32))
+    o = jnp.einsum("bhts,bshe->bhte", e.astype(jnp.bfloat16), v, preferred_element_type=jnp.float32)
+    return (o / e.sum(-1, keepdims=True)).astype(jnp.bfloat16)
+
+
+def deferred_with_a_sink(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    x, column = scores(q, k), sinks[None, :, None, None]
+    top = jnp.maximum(jnp.max(x, axis=-1, keepdims=True), column)
+    e = jnp.exp(x - top)
+    return jnp.einsum("bhts,bshe->bhte", e, v) / (e.sum(-1, keepdims=True) + jnp.exp(column - top))
+
+
+def deferred_with_a_sink_column(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    x = scores(q, k)
+    column = jnp.broadcast_to(sinks[None, :, None, None], (*x.shape[:-1], 1))
+    e = exponentials(jnp.concatenate([x, column], axis=-1))
+    return jnp.einsum("bhts,bshe->bhte", e[..., :-1], v) / e.sum(-1, keepdims=True)
+
+
+def deferred_under_a_mask(q: Any, k: Any, v: Any, m: Any) -> Any:
+    e = jnp.where(m, exponentials(jnp.where(m, scores(q, k), -jnp.inf)), 0.0)
+    return jnp.einsum("bhts,bshe->bhte", e, v) / e.sum(-1, keepdims=True)
+
+
+def logarithmic(q: Any, k: Any, v: Any) -> Any:
+    return output(jnp.exp(jax.nn.log_softmax(scores(q, k), axis=-1)), v)
+
+
+def logarithmic_by_hand(q: Any, k: Any, v: Any) -> Any:
+    x = scores(q, k)
+    z = x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
+    return output(jnp.exp(z - jnp.log(jnp.sum(jnp.exp(z), axis=-1, keepdims=True))), v)
+
+
+def logsumexp_subtracted(q: Any, k: Any, v: Any) -> Any:
+    x = scores(q, k)
+    return output(jnp.exp(x - jax.nn.logsumexp(x, axis=-1, keepdims=True)), v)
+
+
+def softmax_where(q: Any, k: Any, v: Any, m: Any) -> Any:
+    return output(jax.nn.softmax(scores(q, k) * 0.5, axis=-1, where=m), v)
+
+
+def log_softmax_where(q: Any, k: Any, v: Any, m: Any) -> Any:
+    return output(jnp.exp(jax.nn.log_softmax(scores(q, k), axis=-1, where=m)), v)
+
+
+def masked_weights(q: Any, k: Any, v: Any, m: Any) -> Any:
+    """Hidden twice: -inf before the exponential, 0 after it."""
+    e = jnp.where(m, exponentials(jnp.where(m, scores(q, k), -jnp.inf)), 0.0)
+    return output(e / e.sum(-1, keepdims=True), v)
+
+
 _bias = array(1, H, T, S, seed=4)
 _small_bias = array(B, 1, 1, S, seed=5)
 _mask = mask_of(B, 1, T, S)
+# One batch element has a query that sees nothing.
+_mask_with_an_empty_row = _mask.at[1, 0, 2].set(False)
 _keys_mask = mask_of(B, S)
 
 RAISED: list[Program] = [
@@ -286,6 +357,24 @@ RAISED: list[Program] = [
         [array(B, 8, 3, D), array(B, S, D, seed=2), array(B, S, E, seed=3), array(2, S)],
     ),
     Program("inside scan", in_scan, btnh(t=T)),
+    Program("division deferred", deferred, btnh(), {"scale": 0.5, "escapes": False}),
+    Program("division deferred, by a reciprocal", deferred_and_transposed, btnh(), {"escapes": False}),
+    Program("division deferred, bfloat16", deferred_bfloat16, btnh(dtype=jnp.bfloat16), {"escapes": False}),
+    Program("division deferred, sink", deferred_with_a_sink, [*btnh(), array(H)]),
+    Program("division deferred, sink column", deferred_with_a_sink_column, [*btnh(), array(H)], {"escapes": False}),
+    Program("division deferred, mask", deferred_under_a_mask, [*btnh(), _mask_with_an_empty_row]),
+    Program("exp of log_softmax", logarithmic, btnh(), {"escapes": False}),
+    Program("exp of log_softmax by hand", logarithmic_by_hand, btnh(), {"escapes": False}),
+    Program("logsumexp subtracted", logsumexp_subtracted, btnh(), {"escapes": False}),
+    Program("softmax where", softmax_where, [*btnh(), _mask], {"scale": 0.5, "escapes": False}),
+    Program(
+        "softmax where causal",
+        lambda q, k, v: softmax_where(q, k, v, jnp.tril(jnp.ones((T, S), bool))),
+        btnh(),
+        {"escapes": False},
+    ),
+    Program("exp of log_softmax where", log_softmax_where, [*btnh(), _mask], {"escapes": False}),
+    Program("masked weights", masked_weights, [*btnh(), _mask_with_an_empty_row], {"escapes": False}),
     Program(
         "jax.nn, causal",
         lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
@@ -350,7 +439,75 @@ def _squared(q: Any, k: Any, v: Any) -> Any:
     return output(p * p, v)
 
 
+def _deferred_by(normaliser: Callable[[Any], Any]) -> Callable[..., Any]:
+    """exp(x - max) v divided by `normaliser` of the exponentials."""
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        e = exponentials(scores(q, k))
+        return jnp.einsum("bhts,bshe->bhte", e, v) / normaliser(e)
+
+    return attention
+
+
+def _deferred_dropout(q: Any, k: Any, v: Any, keep: Any) -> Any:
+    e = exponentials(scores(q, k))
+    return jnp.einsum("bhts,bshe->bhte", jnp.where(keep, e, 0.0), v) / e.sum(-1, keepdims=True)
+
+
+def _deferred_without_maximum(q: Any, k: Any, v: Any) -> Any:
+    e = jnp.exp(scores(q, k))
+    return jnp.einsum("bhts,bshe->bhte", e, v) / e.sum(-1, keepdims=True)
+
+
+def _hidden_too_late(q: Any, k: Any, v: Any, m: Any) -> Any:
+    """What the mask hides still is part of the maximum: where it is far above the rest, the rest underflows."""
+    e = jnp.where(m, exponentials(scores(q, k)), 0.0)
+    return output(e / e.sum(-1, keepdims=True), v)
+
+
+def _multiplied_too_late(q: Any, k: Any, v: Any, m: Any) -> Any:
+    e = exponentials(scores(q, k)) * m
+    return output(e / e.sum(-1, keepdims=True), v)
+
+
+def _other_rows_logarithm(q: Any, k: Any, v: Any) -> Any:
+    """Rows and heads are equally many."""
+    x = scores(q, k)
+    z = x - jnp.max(x, axis=-1, keepdims=True)
+    return output(jnp.exp(z - jnp.log(jnp.exp(z).sum(-1)).swapaxes(1, 2)[..., None]), v)
+
+
+def _logsumexp_of_what_is_shifted(q: Any, k: Any, v: Any) -> Any:
+    """The maximum is subtracted twice, and counted once."""
+    x = scores(q, k)
+    z = x - jnp.max(x, axis=-1, keepdims=True)
+    return output(jnp.exp(z - jax.nn.logsumexp(x, axis=-1, keepdims=True)), v)
+
+
 REFUSED: list[Program] = [
+    Program(
+        "deferred by another row's sum",
+        _deferred_by(lambda e: e.sum(-1).swapaxes(1, 2)[..., None]),
+        btnh(t=H),
+        reason="the sum of another row",
+    ),
+    Program(
+        "deferred with an epsilon",
+        _deferred_by(lambda e: e.sum(-1, keepdims=True) + 1e-6),
+        btnh(),
+        reason="more than its own sum",
+    ),
+    Program("deferred after a dropout", _deferred_dropout, [*btnh(), mask_of(B, H, T, S)], reason="masked before"),
+    Program("deferred without a maximum", _deferred_without_maximum, btnh(), reason="without subtracting the row"),
+    Program("mask after the exponentials", _hidden_too_late, [*btnh(), _mask], reason="and not the logits"),
+    Program(
+        "product with a mask after the exponentials",
+        _multiplied_too_late,
+        [*btnh(), _mask.astype(np.float32)],
+        reason="and not the logits",
+    ),
+    Program("logarithm of another row's sum", _other_rows_logarithm, btnh(t=H), reason="another row's"),
+    Program("logsumexp of what is shifted", _logsumexp_of_what_is_shifted, btnh(), reason="more than its own sum"),
     Program("rounded logits", lambda q, k, v: attend(_rounded(scores(q, k)), v), btnh(), reason="but from convert"),
     Program(
         "rounded probabilities",
@@ -405,6 +562,18 @@ def _gated(x: Any, w: Any) -> Any:
 
 # Programs with a softmax that nobody would call attention: neither raised nor remarked on.
 UNRELATED: list[Program] = [
+    Program("exponentials that are not normalised", lambda q, k, v: output(exponentials(scores(q, k)), v), btnh()),
+    Program(
+        "sums and products of exponentials",
+        lambda q, k, v: (output(exponentials(scores(q, k)), v), exponentials(scores(q, k)).sum(-1)),
+        btnh(),
+    ),
+    Program("logsumexp", lambda q, k: jax.nn.logsumexp(scores(q, k), axis=-1), btnh()[:2]),
+    Program(
+        "gradient of the cross-entropy",
+        lambda x, w: jax.grad(lambda w: -jnp.mean(jax.nn.log_softmax(x @ w)[:, 0]))(w),
+        [array(B, D), array(D, S)],
+    ),
     Program("classifier", lambda x, w: jax.nn.softmax(x @ w, axis=-1), [array(B, D), array(D, S)]),
     Program("cross-entropy", lambda x, w: -jnp.mean(jax.nn.log_softmax(x @ w)[:, 0]), [array(B, D), array(D, S)]),
     Program("gates in every layer", _gated, [array(B, D), array(30, D, D)]),

@@ -14,7 +14,9 @@ from zenith_mlir.certify.inputs import adversarial_inputs
 from zenith_mlir.certify.pair import certify_pair
 from zenith_mlir.certify.roles import argument_roles
 from zenith_mlir.context import Numerics
-from zenith_mlir.ir.composites import composite_name, zenith_composites
+from zenith_mlir.ir.composites import composite_name, decomposition_name, zenith_composites
+from zenith_mlir.ir.facts import defining_op, users
+from zenith_mlir.ir.outline import clone_op
 from zenith_mlir.ir.symbols import drop_unused_private_functions, functions, unique_name
 from zenith_mlir.target import Target
 
@@ -67,27 +69,50 @@ def _what_lowering_said(rewritten: Module) -> str:
 def isolated_composites(raised: Module) -> Iterator[tuple[str, Module]]:
     """Each distinct `zenith.*` composite as (its name, a module whose `main` does nothing but call it).
 
-    Two are the same if their attributes and decompositions are, as in the layers of one model.
+    Two are the same if their attributes and decompositions are, as in the layers of one model. One that takes residuals
+    of another comes with that other, which does not come alone: what a residual is, is between the two.
     """
     seen = set()
-    for number, composite in enumerate(zenith_composites(raised.operation)):
+    composites = zenith_composites(raised.operation)
+    for number, composite in enumerate(composites):
+        if any(user in composites for residual in list(composite.results)[1:] for user in users(residual)):
+            continue
         alone = raised.clone()
         with alone.context:
             _leave_only(alone, number)
-        decomposition = str(ir.FlatSymbolRefAttr(composite.attributes["decomposition"]).value)
-        key = re.sub(rf"@{decomposition}\b", "@decomposition", alone.text())
+        key = _without_names(alone)
         if key not in seen:
             seen.add(key)
             yield composite_name(composite), alone
 
 
+def _without_names(module: Module) -> str:
+    """The text of `module` with decompositions numbered in order."""
+    names = [decomposition_name(op) for op in zenith_composites(module.operation)]
+    text = module.text()
+    for i, name in enumerate(names):
+        text = re.sub(rf"@{name}\b", f"@decomposition{i}", text)
+    return text
+
+
+def _unit(composite: ir.Operation) -> list[ir.Operation]:
+    """The composite, after those whose residuals it takes."""
+    producers = (defining_op(value) for value in composite.operands)
+    before = {op for op in producers if op is not None and op.name == "stablehlo.composite" and len(op.results) > 1}
+    return [*before, composite]
+
+
 def _leave_only(module: Module, number: int) -> None:
-    """Make a new `main` of the composite with that number and drop what it does not need."""
+    """Make a new `main` of the composite with that number, and what it takes residuals of, and drop all else."""
     composite = zenith_composites(module.operation)[number]
+    unit = _unit(composite)
+    made = {value for op in unit for value in op.results}
+    taken = list(dict.fromkeys(value for op in unit for value in op.operands if value not in made))
+    given = [unit[0].results[0], *composite.results] if len(unit) > 1 else list(composite.results)
     old = functions(module.operation)["main"]
     old.attributes["sym_name"] = ir.StringAttr.get(unique_name(module.operation, "main_before"))
     old.attributes["sym_visibility"] = ir.StringAttr.get("private")
-    inputs, results = [v.type for v in composite.operands], [v.type for v in composite.results]
+    inputs, results = [v.type for v in taken], [v.type for v in given]
     with ir.InsertionPoint(module.body), composite.location:
         main = ir.Operation.create(
             "func.func",
@@ -100,8 +125,8 @@ def _leave_only(module: Module, number: int) -> None:
         )
         block = main.regions[0].blocks.append(*inputs, arg_locs=[composite.location] * len(inputs))
     with ir.InsertionPoint(block), composite.location:
-        clone = composite.clone()
-        for i, argument in enumerate(block.arguments):
-            clone.operands[i] = argument
-        ir.Operation.create("func.return", operands=list(clone.results))
+        mapping = dict(zip(taken, block.arguments, strict=True))
+        for op in unit:
+            clone_op(op, mapping)
+        ir.Operation.create("func.return", operands=[mapping[value] for value in given])
     drop_unused_private_functions(module.operation)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from jaxlib.mlir import ir
+from collections.abc import Iterable
 
-from zenith_mlir.ir.facts import walk_named
+from jaxlib.mlir import ir
+from jaxlib.mlir.passmanager import PassManager
+
+from zenith_mlir.ir.facts import defining_op, users, walk_named
 from zenith_mlir.ir.inline import inline_body
 from zenith_mlir.ir.symbols import functions
 
@@ -20,7 +23,7 @@ def walk_program(module: ir.Operation, *names: str) -> list[ir.Operation]:
     matched already.
     """
     composites = walk_named(module, "stablehlo.composite")
-    done = {_decomposition_name(op) for op in composites if composite_name(op).startswith("zenith.")}
+    done = {decomposition_name(op) for op in composites if composite_name(op).startswith("zenith.")}
     return [op for name, func in functions(module).items() if name not in done for op in walk_named(func, *names)]
 
 
@@ -34,13 +37,32 @@ def composite_attributes(composite: ir.Operation) -> ir.DictAttr:
 
 def decomposition(composite: ir.Operation, module: ir.Operation) -> ir.Operation:
     """The function that says what `composite` computes."""
-    return functions(module)[_decomposition_name(composite)]
+    return functions(module)[decomposition_name(composite)]
 
 
-def _decomposition_name(composite: ir.Operation) -> str:
+def decomposition_name(composite: ir.Operation) -> str:
     return str(ir.FlatSymbolRefAttr(composite.attributes["decomposition"]).value)
 
 
-def expand(composite: ir.Operation, module: ir.Operation) -> None:
-    """Replace `composite` by the body of its decomposition."""
-    inline_body(decomposition(composite, module), composite)
+def expand(composites: Iterable[ir.Operation], module: ir.Operation) -> None:
+    """Replace `composites` by the bodies of their decompositions.
+
+    What a body computes for nobody goes, and what two of them compute alike (a gradient repeats its forward) is merged.
+    """
+    results = [value for op in composites for value in inline_body(decomposition(op, module), op)]
+    for op in _unused(results):
+        op.erase()
+    if results:
+        PassManager.parse("builtin.module(cse)").run(module)
+
+
+def _unused(values: Iterable[ir.Value]) -> list[ir.Operation]:
+    """What computes `values` that nobody uses, and nothing else; users before producers."""
+    unused: dict[ir.Operation, None] = {}
+    stack = [op for value in values if (op := defining_op(value)) is not None]
+    while stack:
+        op = stack.pop()
+        if op not in unused and all(user in unused for result in op.results for user in users(result)):
+            unused[op] = None
+            stack += [producer for operand in op.operands if (producer := defining_op(operand)) is not None]
+    return list(unused)

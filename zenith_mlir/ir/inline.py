@@ -13,14 +13,15 @@ from zenith_mlir.ir.facts import walk_named
 from zenith_mlir.ir.symbols import drop_unused_private_functions, functions, is_private
 
 
-def inline_body(func: ir.Operation, call: ir.Operation) -> None:
+def inline_body(func: ir.Operation, call: ir.Operation) -> list[ir.Value]:
     """Replace `call` by the body of `func`; operands and results correspond in order.
 
-    `func` may belong to another module of the same context.
+    `func` may belong to another module of the same context. Returns what took the place of the results.
     """
     with ir.InsertionPoint(call), call.location:
-        results = inlined_func_call(func, list(call.operands), call.location)
+        results = list(inlined_func_call(func, list(call.operands), call.location))
     replace_op(call, results)
+    return results
 
 
 def replace_op(op: ir.Operation, values: Sequence[ir.Value]) -> None:

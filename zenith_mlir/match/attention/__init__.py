@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from zenith_mlir.match.attention.gradient import GradientSite, match_gradient
 from zenith_mlir.match.attention.site import Site, match_site
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax, find_softmax
 
-__all__ = ["NoMatch", "Site", "Softmax", "find_softmax", "match_site"]
+__all__ = ["GradientSite", "NoMatch", "Site", "Softmax", "find_softmax", "match_gradient", "match_site"]

@@ -158,7 +158,7 @@ def _negate(op: ir.Operation, view: View) -> list[Link]:
 
 
 def _tanh(op: ir.Operation, view: View) -> list[Link]:
-    return [(0, RawStep("tanh", op))]
+    return [(0, RawStep("tanh", op, view=view))]
 
 
 def _bound(kind: str) -> Callable[[ir.Operation, View], list[Link]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import producer, users
+from zenith_mlir.match.attention.deferred import divided
 from zenith_mlir.match.attention.logits import (
     SHAPE_OPS,
     Path,
@@ -29,13 +30,16 @@ _TERMINATORS = ("func.return", "stablehlo.return")
 
 @dataclass(frozen=True)
 class ValueProduct:
-    """The product with the values; `ops` and `steps` lie between the probabilities and it, `ops` includes it."""
+    """The product with the values; `ops` and `steps` lie between the probabilities and it, `ops` includes it and what
+    leads to `result`: a division by the sum may come after it.
+    """
 
     dot: ir.Operation
     values: Operand
     out: View
     ops: tuple[ir.Operation, ...]
     steps: tuple[RawStep, ...]
+    result: ir.Value
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,13 @@ def _value_products(
     if len(ops) > _MAX_POST_OPS:
         return
     for op in users(value):
-        if op.block != softmax.block or op.name in _TERMINATORS:
+        # Where the division is deferred, the sum uses what goes into the product.
+        if op.block != softmax.block or op.name in _TERMINATORS or op in softmax.ops:
             continue
         index = list(op.operands).index(value)
         if op.name == "stablehlo.dot_general":
-            yield _value_product(softmax, op, index, view, ops, steps)
+            product = _value_product(softmax, op, index, view, ops, steps)
+            yield product if isinstance(product, NoMatch) else _normalised(softmax, product)
         elif op.name in SHAPE_OPS:
             moved = result_view(softmax.space, op, view)
             if moved is not None:
@@ -107,7 +113,20 @@ def _value_product(
     if dot.operands[0] == dot.operands[1]:
         return NoMatch(dot, "the probabilities are multiplied by themselves")
     other, out = dot_other_view(softmax.space, dot, index, view)
-    return ValueProduct(dot, Operand(dot.operands[1 - index], other), out, (*ops, dot), steps)
+    return ValueProduct(dot, Operand(dot.operands[1 - index], other), out, (*ops, dot), steps, dot.results[0])
+
+
+def _normalised(softmax: Softmax, product: ValueProduct) -> ValueProduct | NoMatch:
+    """`product` with the division by the sum that is still to come, if it is."""
+    if softmax.deferred is None:
+        return product
+    try:
+        division = divided(softmax, softmax.deferred, product.dot, product.out, [step.op for step in product.steps])
+    except NoMatch as failure:
+        return failure
+    if division.sink is not None:
+        softmax.sink, softmax.sink_view = division.sink.value, division.sink.view
+    return replace(product, out=division.view, ops=(*product.ops, *division.ops), result=division.result)
 
 
 def find_score_product(softmax: Softmax, values: ValueProduct) -> ScoreProduct:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
@@ -12,12 +12,31 @@ from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ir.facts import defining_op, producer, shape, users
 from zenith_mlir.match.attention.logits import RawStep
-from zenith_mlir.match.attention.operands import Operand, absorb, absorb_result
+from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb, absorb_result
 from zenith_mlir.match.attention.products import ScoreProduct, ValueProduct, find_score_product, find_value_product
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax
 from zenith_mlir.match.attention.steps import StepReader
 from zenith_mlir.match.axes import Axis, axes_of
 from zenith_mlir.match.constants import EXACT_OPS
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a matched attention is made of, for those who match more around it.
+
+    `raw` are the steps as found; `roles` gives the role that plays the operand of a raw step, by its position; `names`
+    are the axes of `spec`.
+    """
+
+    softmax: Softmax
+    scores: ScoreProduct
+    values: ValueProduct
+    q: Absorbed
+    k: Absorbed
+    v: Absorbed
+    raw: tuple[RawStep, ...]
+    roles: dict[int, int]
+    names: dict[Axis, str]
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,7 @@ class Site:
     ops: list[ir.Operation]
     operands: list[ir.Value]
     result: ir.Value
+    anatomy: Anatomy
 
 
 def match_site(softmax: Softmax) -> Site | None:
@@ -49,18 +69,19 @@ def match_site(softmax: Softmax) -> Site | None:
     q = absorb(softmax.space, scores.queries, softmax.block, scaling=True)
     k = absorb(softmax.space, scores.keys, softmax.block, scaling=True)
     v = absorb(softmax.space, values.values, softmax.block, scaling=False)
-    out = absorb_result(softmax.space, Operand(values.dot.results[0], values.out))
+    out = absorb_result(softmax.space, Operand(values.result, values.out))
     large = [*softmax.ops, *scores.path.ops, *values.ops]
 
     scale = q.scale * k.scale
-    raw = [RawStep("scale", scores.path.dot, value=scale)] if scale != 1.0 else []
+    scaling = [RawStep("scale", scores.path.dot, value=scale)] if scale != 1.0 else []
+    raw = (*scaling, *scores.path.steps, *_softmax_steps(softmax), *values.steps)
     reader = StepReader(softmax, large, scores.rows, query_axes)
-    steps = reader.read([*raw, *scores.path.steps, *_sink_step(softmax), *values.steps])
+    steps = reader.read(raw)
 
     inputs = [q.operand, k.operand, v.operand, *reader.modifiers]
     names = _names(softmax, inputs, reader.rows, scores.contracted, features)
     matched = [*large, *q.ops, *k.ops, *v.ops, *out.ops, *reader.ops]
-    ops = _needed(out.operand.value, {operand.value for operand in inputs}, matched)
+    ops = needed([out.operand.value], {operand.value for operand in inputs}, matched)
     _refuse_marked(ops)
     operands = list(dict.fromkeys(operand.value for operand in inputs))
 
@@ -80,7 +101,8 @@ def match_site(softmax: Softmax) -> Site | None:
         sources=tuple(operands.index(operand.value) for operand in inputs),
     )
     spec.verify([shape(value) for value in operands], shape(out.operand.value))
-    return Site(spec, ops, operands, out.operand.value)
+    anatomy = Anatomy(softmax, scores, values, q, k, v, raw, reader.roles, names)
+    return Site(spec, ops, operands, out.operand.value, anatomy)
 
 
 def _refuse_marked(ops: Iterable[ir.Operation]) -> None:
@@ -90,10 +112,16 @@ def _refuse_marked(ops: Iterable[ir.Operation]) -> None:
                 raise NoMatch(op, f"{op.name.split('.', 1)[-1]} carries {name}, which a fused call would lose")
 
 
-def _sink_step(softmax: Softmax) -> list[RawStep]:
-    if softmax.sink is None:
-        return []
-    return [RawStep("sink", producer(softmax.probabilities), operand=softmax.sink, view=softmax.sink_view)]
+def _softmax_steps(softmax: Softmax) -> list[RawStep]:
+    """What the softmax itself adds to the sum and hides from the probabilities."""
+    steps = []
+    if softmax.sink is not None:
+        op = producer(softmax.probabilities)
+        steps.append(RawStep("sink", op, operand=softmax.sink, view=softmax.sink_view))
+    if softmax.kept is not None:
+        kept = softmax.kept
+        steps.append(RawStep("post_select", kept.op, 0.0, kept.predicate, softmax.view, kept.negated))
+    return steps
 
 
 def _feature_axes(softmax: Softmax, values: ValueProduct) -> set[Axis]:
@@ -131,21 +159,23 @@ def _names(
     return names
 
 
-def _needed(result: ir.Value, stops: set[ir.Value], matched: Iterable[ir.Operation]) -> list[ir.Operation]:
-    """The matched operations that `result` depends on between the stops and it, producers first.
+def needed(results: Sequence[ir.Value], stops: set[ir.Value], matched: Iterable[ir.Operation]) -> list[ir.Operation]:
+    """The matched operations that `results` depend on between the stops and them, producers first.
 
-    Raises: NoMatch if it depends on something else.
+    Raises: NoMatch if they depend on something else.
     """
     allowed = set(matched)
     done: dict[ir.Operation, None] = {}
-    stack: list[tuple[ir.Value, bool]] = [(result, False)]
+    stack: list[tuple[ir.Value, bool]] = [(result, False) for result in reversed(results)]
     while stack:
         value, expanded = stack.pop()
         op = defining_op(value)
         if value in stops or (op is not None and (op in done or op.name == "stablehlo.constant")):
             continue
         if op is None:
-            raise NoMatch(producer(result), "a mask or scale depends on an argument in a way that is not understood")
+            raise NoMatch(
+                producer(results[0]), "a mask or scale depends on an argument in a way that is not understood"
+            )
         if expanded:
             done[op] = None
             continue

@@ -4,7 +4,7 @@ operands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxlib.mlir import ir
@@ -22,7 +22,8 @@ from zenith_mlir.match.masks import recover
 class StepReader:
     """Reads raw steps in order.
 
-    `modifiers` collects the operands met (role 3 is the first), `ops` the operations absorbed on the way to them.
+    `modifiers` collects the operands met (role 3 is the first), `ops` the operations absorbed on the way to them;
+    `roles` says which role plays the operand of a raw step, by its position, where that is an operand still.
     `rows` is the query axis; a band between the columns and another axis of `query_axes` makes that the query axis.
     """
 
@@ -31,17 +32,24 @@ class StepReader:
     ) -> None:
         self.modifiers: list[Operand] = []
         self.ops: list[ir.Operation] = []
+        self.roles: dict[int, int] = {}
         self.rows = rows
         self._softmax, self._space = softmax, softmax.space
         self._scores, self._query_axes = set(scores), query_axes
         self._banded = False
 
-    def read(self, raw: list[RawStep]) -> list[Step]:
+    def read(self, raw: Sequence[RawStep]) -> list[Step]:
         """Raises: NoMatch where a step takes the scores themselves as its other operand."""
         # A mask that also zeroes probabilities stays one operand: read as a band here, it would have to be read so
         # there too.
         shared = {step.operand for step in raw if step.kind.startswith("post_")}
-        return [step for found in raw for step in self._read(found, shared)]
+        steps: list[Step] = []
+        for i, found in enumerate(raw):
+            read = self._read(found, shared)
+            steps += read
+            if len(read) == 1 and read[0].operand is not None:
+                self.roles[i] = read[0].operand
+        return steps
 
     def _read(self, raw: RawStep, shared: set[ir.Value | None]) -> list[Step]:
         if raw.operand is None:

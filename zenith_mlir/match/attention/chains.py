@@ -1,0 +1,83 @@
+"""Ways through conversions and shape operations, up to where a value comes from and down to who uses it."""
+
+from __future__ import annotations
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.facts import defining_op, is_float_convert, users
+from zenith_mlir.match.axes import AxisSpace, View, operand_view
+
+SHAPE_OPS = ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert")
+
+
+def reduction(op: ir.Operation) -> str | None:
+    """The name of the one binary operation that a stablehlo.reduce of one operand applies, e.g. "stablehlo.add"."""
+    if op.name != "stablehlo.reduce" or len(op.operands) != 2:
+        return None
+    body = [inner.operation.name for inner in op.regions[0].blocks[0].operations]
+    return body[0] if len(body) == 2 else None
+
+
+def through_converts(value: ir.Value) -> ir.Value:
+    while (op := defining_op(value)) is not None and is_float_convert(op):
+        value = op.operands[0]
+    return value
+
+
+def through_convert_to(value: ir.Value, name: str) -> ir.Operation | None:
+    """The operation called `name` that defines `value`, or what `value` was converted from."""
+    op = defining_op(value)
+    if op is not None and is_float_convert(op):
+        op = defining_op(op.operands[0])
+    return op if op is not None and op.name == name else None
+
+
+def direct_and_converted_users(value: ir.Value) -> list[ir.Operation]:
+    found = users(value)
+    converted = [user for op in found if is_float_convert(op) for user in users(op.results[0])]
+    return found + converted
+
+
+def read_up(space: AxisSpace, value: ir.Value, view: View | None) -> tuple[ir.Value, View | None]:
+    """Where `value` comes from, up through shape operations, with its view."""
+    while (op := defining_op(value)) is not None and op.name in SHAPE_OPS and view is not None:
+        view = operand_view(space, op, view)
+        value = op.operands[0]
+    return value, view
+
+
+def descends(value: ir.Value, ancestor: ir.Operation) -> bool:
+    """Whether `ancestor` is among the operations close above `value`."""
+    frontier, seen = [value], 0
+    while frontier and seen < 32:
+        op = defining_op(frontier.pop(0))
+        seen += 1
+        if op is not None:
+            if op == ancestor:
+                return True
+            frontier.extend(op.operands)
+    return False
+
+
+def between(stops: set[ir.Value], last: ir.Operation, subtrahends: bool = False) -> list[ir.Operation]:
+    """Operations from `stops` down to `last`.
+
+    What a mask selects by belongs to the logits, as does, unless `subtrahends`, what a sink is shifted by.
+    """
+    found: list[ir.Operation] = [last]
+    frontier = _carried(last, subtrahends)
+    while frontier:
+        value = frontier.pop()
+        op = defining_op(value)
+        if op is None or value in stops or op in found or op.name == "stablehlo.constant":
+            continue
+        found.append(op)
+        frontier.extend(_carried(op, subtrahends))
+    return found
+
+
+def _carried(op: ir.Operation, subtrahends: bool) -> list[ir.Value]:
+    operands = list(op.operands)
+    if op.name == "stablehlo.select":
+        return operands[1:]
+    return operands[:1] if op.name == "stablehlo.subtract" and not subtrahends else operands

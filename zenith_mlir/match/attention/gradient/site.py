@@ -1,0 +1,356 @@
+"""The backward of one attention: which products and sums in the program are its gradients.
+
+Every gradient is reached from the exponentials of the softmax. For each product or sum on the way the polynomial of
+what it multiplies is compared with that of the derivative: equal up to a constant means that it is that gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.dialects.attention import AttentionSpec
+from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
+from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.ir.dots import DotDims
+from zenith_mlir.ir.facts import defining_op, element_type, int_list, is_float, producer, shape, users
+from zenith_mlir.match.attention.gradient.derivative import Derivative, derivative, value_weights
+from zenith_mlir.match.attention.gradient.operands import absorb_gradient, is_sum, renamed, renaming
+from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Polynomial, Tensor
+from zenith_mlir.match.attention.gradient.reader import Reader
+from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
+from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
+from zenith_mlir.match.attention.site import Site
+from zenith_mlir.match.attention.softmax import NoMatch
+from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view
+
+
+@dataclass(frozen=True)
+class GradientSite:
+    """The backward of an attention: `ops` compute `results` from the operands of the attention, the cotangent and
+    constants.
+
+    Operands of the composite are `operands`, then out, maximum and sum of the attention, then `cotangent`. All are
+    known `before` the operation that first uses one of the results.
+    """
+
+    spec: AttentionVjpSpec
+    ops: list[ir.Operation]
+    operands: list[ir.Value]
+    cotangent: ir.Value
+    results: list[ir.Value]
+    before: ir.Operation
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A gradient in the program: `operand` is `factor` times that of `role`."""
+
+    role: int
+    operand: Operand
+    factor: float
+
+
+def match_gradient(site: Site) -> GradientSite | None:
+    """The backward of `site`; None if the program has none.
+
+    Raises: NoMatch if it has one that is not understood as a whole.
+    """
+    backward = _Backward(site)
+    if not backward.exists:
+        return None
+    try:
+        return backward.match()
+    except NotPolynomial:
+        dot = site.anatomy.values.dot
+        raise NoMatch(dot, "the gradient is a longer expression than a softmax has") from None
+
+
+class _Backward:
+    """The uses of the exponentials of one attention, and what they are read as."""
+
+    def __init__(self, site: Site) -> None:
+        self._site, self._parts = site, site.anatomy
+        self._space, self._block = self._parts.softmax.space, self._parts.softmax.block
+        self._column, self._rows = self._parts.softmax.axis, self._parts.scores.rows
+        self._region = self._downstream()
+        self._reader = Reader(self._space, self._column, self._region.views)
+        dots = [use for use in self._region.uses if use.op.name == "stablehlo.dot_general"]
+        self._dots = [use for use in dots if use.op != self._parts.values.dot]
+
+    @property
+    def exists(self) -> bool:
+        """Whether something is summed over the queries: no forward does that."""
+        return self._rows is not None and any(self._rows in self._contracted(use) for use in self._dots)
+
+    def match(self) -> GradientSite:
+        weights = value_weights(self._reader, self._parts.softmax, self._parts.raw)[-1]
+        read = [(use, self._read(use)) for use in self._dots]
+        product, cotangent = self._cotangent(read, weights)
+        found = [self._value_gradient(use, poly, weights, cotangent) for use, poly in read]
+        if product is not None:
+            rules = derivative(self._reader, self._parts.softmax, self._parts.raw, set(self._float_roles()), product)
+            for i, (use, poly) in enumerate(read):
+                found[i] = found[i] or self._score_gradient(use, poly, rules.scores)
+            found += [self._operand_gradient(use, rules) for use in self._sums()]
+        for (use, _), gradient in zip(read, found, strict=False):
+            if gradient is None:
+                raise NoMatch(use.op, "a product in the gradient is none that the derivative of this attention has")
+        return self._site_of([gradient for gradient in found if gradient is not None], cotangent)
+
+    def _downstream(self) -> Region:
+        softmax = self._parts.softmax
+        large = {self._column} if self._rows is None else {self._column, self._rows}
+        merged = Region()
+        for op in softmax.ops:
+            if op.name == "stablehlo.exponential" and shape(op.results[0]) == shape(softmax.logits):
+                part = downstream(self._space, op.results[0], softmax.view, self._block, large)
+                merged.views |= part.views
+                merged.uses += [use for use in part.uses if use not in merged.uses]
+        return merged
+
+    def _read(self, use: Use) -> Polynomial:
+        return self._reader.read(use.value, use.view)
+
+    def _ratio(self, a: Polynomial, b: Polynomial) -> float | None:
+        """Axes may have been split since a polynomial was read."""
+        return a.mapped(self._space.resolve_view).ratio_to(b.mapped(self._space.resolve_view))
+
+    def _contracted(self, use: Use) -> set[Axis]:
+        dims = DotDims.of(use.op)
+        mine = dims.lhs_contracting if use.index == 0 else dims.rhs_contracting
+        return set(self._space.resolve(axis for i in mine for axis in use.view[i]))
+
+    def _other(self, use: Use, scaling: bool) -> tuple[Absorbed, View]:
+        """The other operand of a product, moved up to where it is read from, and the view of the result."""
+        other, out = dot_other_view(self._space, use.op, use.index, use.view)
+        operand = Operand(use.op.operands[1 - use.index], other)
+        return absorb(self._space, operand, self._block, scaling), out
+
+    def _cotangent(
+        self, read: Iterable[tuple[Use, Polynomial]], weights: Polynomial
+    ) -> tuple[Polynomial | None, Operand]:
+        """The product of cotangent and values, if the program has it, and the cotangent.
+
+        The cotangent's features are those of the values.
+        """
+        for _, poly in read:
+            for atom in poly.atoms():
+                if isinstance(atom, Tensor) and (cotangent := self._cotangent_of(atom)) is not None:
+                    return Polynomial.of(atom), cotangent
+        for use, poly in read:
+            if self._rows in self._contracted(use) and self._ratio(poly, weights) is not None:
+                other, out = self._other(use, scaling=False)
+                return None, self._with_value_features(other.operand, out)
+        raise NoMatch(self._dots[0].op, "the gradient of the probabilities is no product with the values")
+
+    def _cotangent_of(self, atom: Tensor) -> Operand | None:
+        """The other factor, if `atom` is a product with the values over their features."""
+        dot = defining_op(atom.value)
+        if dot is None or dot.name != "stablehlo.dot_general":
+            return None
+        views = dot_operand_views(self._space, dot, atom.view)
+        operands = [Operand(value, view) for value, view in zip(dot.operands, views, strict=True)]
+        for mine, other in (operands, reversed(operands)):
+            values = absorb(self._space, mine, self._block, scaling=False).operand
+            names = renaming(self._space, values, self._parts.v.operand)
+            if names is not None:
+                cotangent = absorb(self._space, other, self._block, scaling=False).operand
+                view = renamed(self._space, cotangent.view, names)
+                if self._column not in axes_of(view):
+                    return Operand(cotangent.value, view)
+        return None
+
+    def _with_value_features(self, cotangent: Operand, out: View) -> Operand:
+        """Without a product with the values there is only the extent to say which axis their features are."""
+        known = axes_of(self._space.resolve_view(self._parts.softmax.view))
+        fresh = axes_of(self._space.resolve_view(cotangent.view)) - known
+        own = axes_of(self._space.resolve_view(self._parts.values.values.view)) - known
+        if [self._space.size(axis) for axis in fresh] != [self._space.size(axis) for axis in own] or len(own) > 1:
+            raise NoMatch(self._dots[0].op, "the cotangent has not the features of the values")
+        names = dict(zip(fresh, own, strict=True))
+        return Operand(cotangent.value, renamed(self._space, cotangent.view, names))
+
+    def _value_gradient(self, use: Use, poly: Polynomial, weights: Polynomial, cotangent: Operand) -> _Found | None:
+        contracted = self._contracted(use)
+        factor = self._ratio(poly, weights)
+        if factor is None or self._rows not in contracted or self._column in contracted:
+            return None
+        other, out = self._other(use, scaling=False)
+        names = renaming(self._space, other.operand, cotangent)
+        if names is None:
+            return None
+        result = Operand(use.op.results[0], renamed(self._space, out, names))
+        return self._absorbed(2, result, self._parts.v.operand, factor)
+
+    def _score_gradient(self, use: Use, poly: Polynomial, scores: Polynomial) -> _Found | None:
+        contracted = self._contracted(use)
+        factor = self._ratio(poly, scores)
+        sides = [axis in contracted for axis in (self._rows, self._column)]
+        if factor is None or sides[0] == sides[1]:
+            return None
+        other, out = self._other(use, scaling=True)
+        role, known, own = (1, self._parts.q, self._parts.k) if sides[0] else (0, self._parts.k, self._parts.q)
+        names = renaming(self._space, other.operand, known.operand)
+        if names is None:
+            return None
+        result = Operand(use.op.results[0], renamed(self._space, out, names))
+        return self._absorbed(role, result, own.operand, factor * other.scale)
+
+    def _absorbed(self, role: int, result: Operand, own: Operand, factor: float) -> _Found:
+        axes = axes_of(self._space.resolve_view(own.view))
+        return _Found(role, absorb_gradient(self._space, result, axes), factor)
+
+    def _float_roles(self) -> dict[int, int]:
+        """Roles of operands of steps that have gradients, by the position of the step."""
+        raw = self._parts.raw
+        return {i: role for i, role in self._parts.roles.items() if _is_float(raw[i].operand)}
+
+    def _sums(self) -> list[Use]:
+        """Uses that may be gradients of operands of steps: sums over other axes than the columns alone, and whatever
+        takes a value of full extent elsewhere.
+        """
+        dots = {use.op for use in self._dots} | {self._parts.values.dot}
+        uses = [use for use in self._region.uses if use.op not in dots]
+        return [use for use in uses if not (is_sum(use.op) and self._summed(use) <= {self._column})]
+
+    def _summed(self, use: Use) -> set[Axis]:
+        dims = int_list(use.op, "dimensions")
+        return set(self._space.resolve(axis for i in dims for axis in use.view[i]))
+
+    def _operand_gradient(self, use: Use, rules: Derivative) -> _Found | None:
+        poly = self._read(use)
+        for position, role in self._float_roles().items():
+            expected = rules.operands.get(position)
+            factor = None if expected is None else self._ratio(poly, expected)
+            if factor is None:
+                continue
+            view = self._space.resolve_view(use.view)
+            if not is_sum(use.op):
+                return _Found(role, Operand(use.value, view), factor)
+            result = Operand(use.op.results[0], reduced_view(use.op, view))
+            return _Found(role, absorb_gradient(self._space, result, set()), factor)
+        return None
+
+    def _site_of(self, found: list[_Found], cotangent: Operand) -> GradientSite:
+        used = [gradient for gradient in found if users(gradient.operand.value)]
+        found = list({gradient.operand.value: gradient for gradient in used}.values())
+        spec = AttentionVjpSpec(
+            replace(self._site.spec, escapes=False, residuals=True),
+            self._layout(cotangent),
+            tuple(Gradient(g.role, self._layout(g.operand), g.factor) for g in found),
+        )
+        results = [gradient.operand.value for gradient in found]
+        operands = self._site.operands
+        ops = _cone(results, {*operands, cotangent.value}, self._block)
+        self._refuse_survivors({*ops, *self._site.ops}, {*results, self._site.result})
+        _verify(spec, operands, self._site.result, cotangent.value, results)
+        before = _first_user(results, self._block)
+        _refuse_late([*operands, cotangent.value, self._site.result], before)
+        return GradientSite(spec, ops, operands, cotangent.value, results, before)
+
+    def _layout(self, operand: Operand) -> Layout:
+        names = self._parts.names
+        view = self._space.resolve_view(operand.view)
+        if not axes_of(view) <= names.keys():
+            raise NoMatch(producer(self._site.result), "a gradient is laid out in a way that its operand is not")
+        return Layout(tuple(tuple(names[axis] for axis in dim) for dim in view))
+
+    def _refuse_survivors(self, ops: set[ir.Operation], replaced: set[ir.Value]) -> None:
+        """Raise NoMatch if a value of the logits' extent is used once the gradients are replaced."""
+        for value in self._region.views:
+            survivor = None if value in replaced else _survivor(producer(value), ops, replaced)
+            if survivor is not None:
+                raise NoMatch(
+                    survivor,
+                    "the probabilities, or their gradients, are used by something that is no part of the attention",
+                )
+
+
+def _survivor(op: ir.Operation, ops: set[ir.Operation], replaced: set[ir.Value]) -> ir.Operation | None:
+    """A user outside of `ops` that keeps `op` alive once the values in `replaced` come from elsewhere."""
+    stack, seen = [op], {op}
+    while stack:
+        current = stack.pop()
+        following = [user for result in current.results if result not in replaced for user in users(result)]
+        for user in following:
+            if user not in ops and not _is_dead_end(user):
+                return user
+            if user not in seen:
+                seen.add(user)
+                stack.append(user)
+    return None
+
+
+def _is_dead_end(op: ir.Operation) -> bool:
+    """Whether nothing uses the results of `op`, which is there for its results alone."""
+    return bool(op.results) and not any(True for result in op.results for _ in result.uses) and not len(op.regions)
+
+
+def _cone(results: list[ir.Value], stops: set[ir.Value], block: ir.Block) -> list[ir.Operation]:
+    """The operations that `results` depend on, up to `stops`, producers first.
+
+    Raises: NoMatch if they depend on something of another block, or on an operation with regions of its own.
+    """
+    done: dict[ir.Operation, None] = {}
+    stack: list[tuple[ir.Value, bool]] = [(result, False) for result in reversed(results)]
+    while stack:
+        value, expanded = stack.pop()
+        op = defining_op(value)
+        if value in stops or (op is not None and (op in done or op.name == "stablehlo.constant")):
+            continue
+        if expanded and op is not None:
+            done[op] = None
+            continue
+        if op is None or op.block != block or op.name in _BARRIERS:
+            culprit = producer(results[0]) if op is None else op
+            raise NoMatch(culprit, "the gradient depends on something that the attention does not")
+        stack.append((value, True))
+        stack.extend((operand, False) for operand in op.operands)
+    return list(done)
+
+
+_BARRIERS = frozenset(
+    {"stablehlo.while", "stablehlo.case", "stablehlo.if", "stablehlo.optimization_barrier", "stablehlo.custom_call"}
+)
+
+
+def _first_user(values: list[ir.Value], block: ir.Block) -> ir.Operation:
+    """The operation of `block` that first uses one of `values`, or holds in a region what does."""
+    first: ir.Operation | None = None
+    for value in values:
+        for user in users(value):
+            here = _ancestor_in(block, user)
+            if first is None or here.is_before_in_block(first):
+                first = here
+    assert first is not None, "gradients that nobody uses are not matched"
+    return first
+
+
+def _ancestor_in(block: ir.Block, op: ir.Operation) -> ir.Operation:
+    while op.block != block:
+        assert op.parent is not None, "an operation is used in its own block or in one below"
+        op = op.parent.operation
+    return op
+
+
+def _refuse_late(values: list[ir.Value], before: ir.Operation) -> None:
+    for value in values:
+        op = defining_op(value)
+        if op is not None and op.block == before.block and not op.is_before_in_block(before):
+            raise NoMatch(op, "a gradient is used before all that the gradients depend on is known")
+
+
+def _verify(
+    spec: AttentionVjpSpec, operands: list[ir.Value], out: ir.Value, cotangent: ir.Value, results: list[ir.Value]
+) -> None:
+    attention: AttentionSpec = spec.attention
+    rows = attention.rows.shape(attention.axes)
+    shapes = [*map(shape, operands), shape(out), rows, rows, shape(cotangent)]
+    spec.verify(shapes, [shape(result) for result in results])
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and is_float(element_type(value))
