@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxlib.mlir.passmanager import PassManager
 
 from zenith_mlir.canonical import RULES, rewrite
+from zenith_mlir.canonical.captures import capture_constants
 from zenith_mlir.context import PassContext
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
@@ -19,10 +20,12 @@ class Simplify(Pass):
 
     Broadcast, reshape, transpose and convert chains are folded, arithmetic that does nothing (`max(-inf, x)`, `x * 1`)
     is dropped, splat constants are computed, constants stand on the right, masks are i1 predicates built from
-    full-shape iotas, and equal operations are merged. Numbers do not change: see `zenith_mlir.canonical`.
+    full-shape iotas, constants are taken out of what loops carry, and equal operations are merged. Numbers do not
+    change: see `zenith_mlir.canonical`.
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
+        ctx.count("constants captured", capture_constants(module.operation))
         for rule, times in rewrite(module.operation, RULES).items():
             ctx.count(rule, times)
         with module.context:

@@ -133,9 +133,10 @@ def sink(q: Any, k: Any, v: Any, sinks: Any) -> Any:
 
 def sink_in_the_sum(q: Any, k: Any, v: Any, sinks: Any) -> Any:
     x = scores(q, k)
-    top = jnp.max(x, axis=-1, keepdims=True)
+    column = sinks[None, :, None, None]
+    top = jnp.maximum(column, jnp.max(x, axis=-1, keepdims=True))
     e = jnp.exp(x - top)
-    return output(e / (jnp.sum(e, axis=-1, keepdims=True) + jnp.exp(sinks[None, :, None, None] - top)), v)
+    return output(e * (1.0 / (jnp.exp(column - top) + jnp.sum(e, axis=-1, keepdims=True))), v)
 
 
 def stable_sink(q: Any, k: Any, v: Any, sinks: Any) -> Any:
@@ -365,7 +366,6 @@ RAISED: list[Program] = [
     Program("division deferred, mask", deferred_under_a_mask, [*btnh(), _mask_with_an_empty_row]),
     Program("exp of log_softmax", logarithmic, btnh(), {"escapes": False}),
     Program("exp of log_softmax by hand", logarithmic_by_hand, btnh(), {"escapes": False}),
-    Program("logsumexp subtracted", logsumexp_subtracted, btnh(), {"escapes": False}),
     Program("softmax where", softmax_where, [*btnh(), _mask], {"scale": 0.5, "escapes": False}),
     Program(
         "softmax where causal",
@@ -382,6 +382,13 @@ RAISED: list[Program] = [
         {"causal": True},
     ),
 ]
+
+
+def _sink_beside_the_maximum(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+    x = scores(q, k)
+    top = jnp.max(x, axis=-1, keepdims=True)
+    e = jnp.exp(x - top)
+    return output(e / (jnp.sum(e, axis=-1, keepdims=True) + jnp.exp(sinks[None, :, None, None] - top)), v)
 
 
 def _wrong_axis(q: Any, k: Any, v: Any) -> Any:
@@ -470,6 +477,23 @@ def _multiplied_too_late(q: Any, k: Any, v: Any, m: Any) -> Any:
     return output(e / e.sum(-1, keepdims=True), v)
 
 
+def _shifted_by(shift: Callable[[Any], Any]) -> Callable[..., Any]:
+    """exp(x - shift) over its sum: a softmax in exact arithmetic, whatever the shift."""
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        x = scores(q, k)
+        e = jnp.exp(x - shift(x))
+        return output(e / e.sum(-1, keepdims=True), v)
+
+    return attention
+
+
+def _bounded_below_by_a_foreign_number(q: Any, k: Any, v: Any, c: Any) -> Any:
+    x = scores(q, k)
+    e = jnp.exp(x - jnp.maximum(x.max(-1, keepdims=True), c[None, :, None, None]))
+    return output(e / e.sum(-1, keepdims=True), v)
+
+
 def _other_rows_logarithm(q: Any, k: Any, v: Any) -> Any:
     """Rows and heads are equally many."""
     x = scores(q, k)
@@ -506,8 +530,29 @@ REFUSED: list[Program] = [
         [*btnh(), _mask.astype(np.float32)],
         reason="and not the logits",
     ),
+    Program("attention sink beside the maximum", _sink_beside_the_maximum, [*btnh(), array(H)], reason="leaves out the"),
+    Program("maximum of everything", _shifted_by(jnp.max), btnh(), reason="without subtracting the row maximum"),
+    Program(
+        "mean subtracted",
+        _shifted_by(lambda x: x.mean(-1, keepdims=True)),
+        btnh(),
+        reason="without subtracting the row maximum",
+    ),
+    Program(
+        "maximum from zero up",
+        _shifted_by(lambda x: jnp.max(x, axis=-1, keepdims=True, initial=0.0)),
+        btnh(),
+        reason="without subtracting the row maximum",
+    ),
+    Program(
+        "maximum with a foreign number",
+        _bounded_below_by_a_foreign_number,
+        [*btnh(), array(H)],
+        reason="without subtracting the row maximum",
+    ),
+    Program("logsumexp subtracted", logsumexp_subtracted, btnh(), reason="the sum is lost"),
     Program("logarithm of another row's sum", _other_rows_logarithm, btnh(t=H), reason="another row's"),
-    Program("logsumexp of what is shifted", _logsumexp_of_what_is_shifted, btnh(), reason="more than its own sum"),
+    Program("logsumexp of what is shifted", _logsumexp_of_what_is_shifted, btnh(), reason="the sum is lost"),
     Program("rounded logits", lambda q, k, v: attend(_rounded(scores(q, k)), v), btnh(), reason="but from convert"),
     Program(
         "rounded probabilities",

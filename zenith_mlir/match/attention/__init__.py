@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from zenith_mlir.match.attention.gradient import GradientSite, match_gradient
+from zenith_mlir.match.attention.gradient import (
+    GradientSite,
+    match_gradient,
+    match_recomputed,
+    recompute_stacked,
+)
+from zenith_mlir.match.attention.repeated import repetitions
 from zenith_mlir.match.attention.site import Site, match_site
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax, find_softmax
 
-__all__ = ["GradientSite", "NoMatch", "Site", "Softmax", "find_softmax", "match_gradient", "match_site"]
+__all__ = [
+    "GradientSite",
+    "NoMatch",
+    "Site",
+    "Softmax",
+    "find_softmax",
+    "match_gradient",
+    "match_recomputed",
+    "match_site",
+    "recompute_stacked",
+    "repetitions",
+]

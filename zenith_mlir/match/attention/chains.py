@@ -33,17 +33,25 @@ def through_convert_to(value: ir.Value, name: str) -> ir.Operation | None:
 
 
 def direct_and_converted_users(value: ir.Value) -> list[ir.Operation]:
+    """Who uses `value`, or what it is converted to."""
     found = users(value)
-    converted = [user for op in found if is_float_convert(op) for user in users(op.results[0])]
-    return found + converted
+    return found + [user for op in found if is_float_convert(op) for user in direct_and_converted_users(op.results[0])]
 
 
-def read_up(space: AxisSpace, value: ir.Value, view: View | None) -> tuple[ir.Value, View | None]:
+def read_up(space: AxisSpace, value: ir.Value, view: View) -> tuple[ir.Value, View]:
     """Where `value` comes from, up through shape operations, with its view."""
-    while (op := defining_op(value)) is not None and op.name in SHAPE_OPS and view is not None:
-        view = operand_view(space, op, view)
-        value = op.operands[0]
+    while (op := defining_op(value)) is not None and op.name in SHAPE_OPS:
+        inner = operand_view(space, op, view)
+        if inner is None:
+            break
+        value, view = op.operands[0], inner
     return value, view
+
+
+def same_rows(space: AxisSpace, one: tuple[ir.Value, View], other: tuple[ir.Value, View]) -> bool:
+    """Whether two values, each with its view, are the same numbers at the same rows."""
+    (value, view), (other_value, other_view) = read_up(space, *one), read_up(space, *other)
+    return value == other_value and space.resolve_view(view) == space.resolve_view(other_view)
 
 
 def descends(value: ir.Value, ancestor: ir.Operation) -> bool:

@@ -12,6 +12,7 @@ from zenith_mlir.ir.facts import users
 from zenith_mlir.match.attention.chains import SHAPE_OPS, between
 from zenith_mlir.match.attention.nomatch import NoMatch
 from zenith_mlir.match.attention.normaliser import RowSum, Sink, normalised, quotients_of
+from zenith_mlir.match.attention.shifts import Shifted
 from zenith_mlir.match.axes import Axis, View, result_view
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Deferred:
     """
 
     row_sum: RowSum
+    shifted: Shifted
     view: View
     axis: Axis
 
@@ -82,6 +84,7 @@ def divided(
         raise NoMatch(product, "the product with the values is not divided by the sum of the exponentials")
     if division.sink is not None and softmax.sink is not None:
         raise NoMatch(product, "the softmax has two attention sinks")
+    deferred.shifted.check(None if division.sink is None else division.sink.value)
     return division
 
 

@@ -11,7 +11,6 @@ from zenith_mlir.ir.facts import defined_by, defining_op, splat
 from zenith_mlir.match.attention.chains import SHAPE_OPS, read_up, reduction, through_converts
 from zenith_mlir.match.attention.nomatch import NoMatch
 from zenith_mlir.match.attention.normaliser import RowSum, row_sums, rows_of
-from zenith_mlir.match.attention.sinks import same_rows
 from zenith_mlir.match.axes import Axis, AxisSpace, View
 
 
@@ -69,7 +68,7 @@ def _source(value: ir.Value) -> ir.Operation | None:
 def _sums_under(log: ir.Operation) -> Iterator[RowSum]:
     """The sum of exponentials whose logarithm `log` is."""
     total = _source(log.operands[0])
-    if total is not None and total.name == "stablehlo.abs":  # as jax.nn.logsumexp takes it
+    if total is not None and total.name == "stablehlo.abs":
         total = _source(total.operands[0])
     if total is None or reduction(total) != "stablehlo.add":
         return
@@ -81,32 +80,25 @@ def _sums_under(log: ir.Operation) -> Iterator[RowSum]:
 
 
 def check_logarithm(space: AxisSpace, found: Logarithm, view: View, axis: Axis) -> None:
-    """What is subtracted must be the logarithm of the sum of the same row, plus what the exponentials are shifted by
-    beyond what the subtraction is from.
+    """What is subtracted must be the logarithm of the sum of the same row, from what was exponentiated.
 
     Raises: NoMatch if it is not.
     """
-    rows, current = rows_of(view, axis), view
-    value, subtracted = read_up(space, found.subtraction.operands[1], current)
-    shifted = defined_by(value, "stablehlo.add")
-    base = through_converts(found.row_sum.exponential.operands[0])
-    mine = through_converts(found.subtraction.operands[0])
-    if shifted is not None and subtracted is not None:
-        sides = [read_up(space, side, subtracted) for side in shifted.operands]
-        own = next(i for i, (side, _) in enumerate(sides) if defining_op(side) == found.log)
-        value, subtracted = sides[own]
-        shift = defined_by(base, "stablehlo.subtract")
-        other, other_view = sides[1 - own]
-        if shift is None or other_view is None or not same_rows(space, (other, other_view), (shift.operands[1], view)):
-            raise _another(found)
-        base = through_converts(shift.operands[0])
-    if subtracted is None or base != mine or defining_op(value) != found.log:
+    exponent, base = found.row_sum.exponential.operands[0], found.subtraction.operands[0]
+    value, current = read_up(space, found.subtraction.operands[1], view)
+    if (shifted := defining_op(value)) is not None and shifted.name == "stablehlo.add":
+        raise NoMatch(
+            shifted,
+            "sum and maximum are taken off in one number: beside a large maximum the sum is lost",
+            "use jax.nn.softmax or jax.nn.log_softmax",
+        )
+    if through_converts(exponent) != through_converts(base) or defining_op(value) != found.log:
         raise _another(found)
-    value, at = read_up(space, found.log.operands[0], subtracted)
-    magnitude = defined_by(value, "stablehlo.abs")
+    value, current = read_up(space, found.log.operands[0], current)
+    magnitude = defined_by(value, "stablehlo.abs")  # as jax.nn.logsumexp takes it
     if magnitude is not None:
-        value, at = read_up(space, magnitude.operands[0], at)
-    if value != found.row_sum.total.results[0] or at is None or space.resolve_view(at) != rows:
+        value, current = read_up(space, magnitude.operands[0], current)
+    if value != found.row_sum.total.results[0] or space.resolve_view(current) != rows_of(view, axis):
         raise _another(found)
 
 

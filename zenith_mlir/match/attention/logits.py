@@ -157,6 +157,20 @@ def _negate(op: ir.Operation, view: View) -> list[Link]:
     return [(0, RawStep("scale", op, value=-1.0))]
 
 
+def _rounding(op: ir.Operation, view: View) -> list[Link]:
+    """JAX marks what a checkpoint policy saves by rounding it to what it is already."""
+    return [(0, None)] if keeps_precision(op) else []
+
+
+def keeps_precision(op: ir.Operation) -> bool:
+    """Whether a reduce_precision rounds to the format of its operand."""
+    bits = [ir.IntegerAttr(op.attributes[name]).value for name in ("exponent_bits", "mantissa_bits")]
+    return _FORMATS.get(str(element_type(op.operands[0]))) == tuple(bits)
+
+
+_FORMATS = {"f16": (5, 10), "bf16": (8, 7), "f32": (8, 23), "f64": (11, 52)}
+
+
 def _tanh(op: ir.Operation, view: View) -> list[Link]:
     return [(0, RawStep("tanh", op, view=view))]
 
@@ -192,6 +206,7 @@ _STEPS: dict[str, Callable[[ir.Operation, View], list[Link]]] = {
     "stablehlo.maximum": _bound("maximum"),
     "stablehlo.minimum": _bound("minimum"),
     "stablehlo.select": _select,
+    "stablehlo.reduce_precision": _rounding,
 }
 
 

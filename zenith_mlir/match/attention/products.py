@@ -31,7 +31,8 @@ _TERMINATORS = ("func.return", "stablehlo.return")
 @dataclass(frozen=True)
 class ValueProduct:
     """The product with the values; `ops` and `steps` lie between the probabilities and it, `ops` includes it and what
-    leads to `result`: a division by the sum may come after it.
+    leads to `result`: a division by the sum may come after it. If it is not computed, `result` is what it would
+    multiply, and `dot` the gradient that takes that.
     """
 
     dot: ir.Operation
@@ -40,6 +41,7 @@ class ValueProduct:
     ops: tuple[ir.Operation, ...]
     steps: tuple[RawStep, ...]
     result: ir.Value
+    is_computed: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def find_value_product(softmax: Softmax) -> ValueProduct | None:
     Raises: NoMatch where that does suggest attention.
     """
     failure: NoMatch | None = None
-    for product in _value_products(softmax, softmax.probabilities, softmax.view, (), ()):
+    for product in _value_products(softmax):
         if isinstance(product, ValueProduct):
             return product
         failure = failure or product
@@ -72,9 +74,27 @@ def find_value_product(softmax: Softmax) -> ValueProduct | None:
     raise failure or NoMatch(producer(softmax.probabilities), "the probabilities do not go into a product with values")
 
 
-def _value_products(
+@dataclass(frozen=True)
+class WeightedUse:
+    """`dot` takes the probabilities, after `steps`, as its operand `index`, whose view is `view`; `ops` lead there."""
+
+    dot: ir.Operation
+    index: int
+    view: View
+    ops: tuple[ir.Operation, ...]
+    steps: tuple[RawStep, ...]
+
+
+def weighted_uses(softmax: Softmax) -> Iterator[WeightedUse]:
+    """Products that take the probabilities."""
+    for found in _uses(softmax, softmax.probabilities, softmax.view, (), ()):
+        if isinstance(found, WeightedUse):
+            yield found
+
+
+def _uses(
     softmax: Softmax, value: ir.Value, view: View, ops: tuple[ir.Operation, ...], steps: tuple[RawStep, ...]
-) -> Iterator[ValueProduct | NoMatch]:
+) -> Iterator[WeightedUse | NoMatch]:
     if len(ops) > _MAX_POST_OPS:
         return
     for op in users(value):
@@ -83,37 +103,37 @@ def _value_products(
             continue
         index = list(op.operands).index(value)
         if op.name == "stablehlo.dot_general":
-            product = _value_product(softmax, op, index, view, ops, steps)
-            yield product if isinstance(product, NoMatch) else _normalised(softmax, product)
+            yield WeightedUse(op, index, view, ops, steps)
         elif op.name in SHAPE_OPS:
             moved = result_view(softmax.space, op, view)
             if moved is not None:
-                yield from _value_products(softmax, op.results[0], moved, (*ops, op), steps)
+                yield from _uses(softmax, op.results[0], moved, (*ops, op), steps)
         else:
             try:
                 step = post_step(op, index, view)
             except NoMatch as failure:
                 yield failure
                 continue
-            yield from _value_products(softmax, op.results[0], view, (*ops, op), (*steps, step))
+            yield from _uses(softmax, op.results[0], view, (*ops, op), (*steps, step))
 
 
-def _value_product(
-    softmax: Softmax,
-    dot: ir.Operation,
-    index: int,
-    view: View,
-    ops: tuple[ir.Operation, ...],
-    steps: tuple[RawStep, ...],
-) -> ValueProduct | NoMatch:
+def _value_products(softmax: Softmax) -> Iterator[ValueProduct | NoMatch]:
+    for use in _uses(softmax, softmax.probabilities, softmax.view, (), ()):
+        product = _value_product(softmax, use) if isinstance(use, WeightedUse) else use
+        yield product if isinstance(product, NoMatch) else _normalised(softmax, product)
+
+
+def _value_product(softmax: Softmax, use: WeightedUse) -> ValueProduct | NoMatch:
+    dot = use.dot
     dims = DotDims.of(dot)
-    mine = dims.lhs_contracting if index == 0 else dims.rhs_contracting
-    if softmax.space.resolve(axis for i in mine for axis in view[i]) != (softmax.axis,):
+    mine = dims.lhs_contracting if use.index == 0 else dims.rhs_contracting
+    if softmax.space.resolve(axis for i in mine for axis in use.view[i]) != (softmax.axis,):
         return NoMatch(dot, "the product after the softmax does not sum over the softmax's own axis")
     if dot.operands[0] == dot.operands[1]:
         return NoMatch(dot, "the probabilities are multiplied by themselves")
-    other, out = dot_other_view(softmax.space, dot, index, view)
-    return ValueProduct(dot, Operand(dot.operands[1 - index], other), out, (*ops, dot), steps, dot.results[0])
+    other, out = dot_other_view(softmax.space, dot, use.index, use.view)
+    operand = Operand(dot.operands[1 - use.index], other)
+    return ValueProduct(dot, operand, out, (*use.ops, dot), use.steps, dot.results[0])
 
 
 def _normalised(softmax: Softmax, product: ValueProduct) -> ValueProduct | NoMatch:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defined_by, int_list, is_float_convert, shape, users
-from zenith_mlir.match.attention.chains import read_up, through_convert_to
+from zenith_mlir.match.attention.chains import read_up, same_rows, through_convert_to
 from zenith_mlir.match.attention.nomatch import NoMatch
 from zenith_mlir.match.axes import AxisSpace, View
 
@@ -78,16 +78,8 @@ def split_sink(
         exp = defined_by(value, "stablehlo.exponential")
         shifted = None if exp is None else defined_by(exp.operands[0], "stablehlo.subtract")
         ours = through_convert_to(exponential.operands[0], "stablehlo.subtract")
-        if shifted is None or ours is None or current is None:
+        if shifted is None or ours is None:
             continue
         if same_rows(space, (shifted.operands[1], current), (ours.operands[1], rows)):
             return op.operands[own], (shifted.operands[0], current)
     raise NoMatch(op, "the softmax is normalised by more than its own sum (add on the denominator)")
-
-
-def same_rows(space: AxisSpace, one: tuple[ir.Value, View], other: tuple[ir.Value, View]) -> bool:
-    """Whether two values, each with its view, are the same numbers at the same rows."""
-    (value, view), (other_value, other_view) = read_up(space, *one), read_up(space, *other)
-    if view is None or other_view is None or value != other_value:
-        return False
-    return space.resolve_view(view) == space.resolve_view(other_view)

@@ -41,12 +41,15 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Site:
-    """A matched attention: `ops` compute `result` from `operands` and constants, as `spec` says."""
+    """A matched attention: `ops` compute `result` from `operands` and constants, as `spec` says.
+
+    Where a gradient computes the probabilities anew there may be no result: `ops` end with them.
+    """
 
     spec: AttentionSpec
     ops: list[ir.Operation]
     operands: list[ir.Value]
-    result: ir.Value
+    result: ir.Value | None
     anatomy: Anatomy
 
 
@@ -56,8 +59,14 @@ def match_site(softmax: Softmax) -> Site | None:
     Raises: NoMatch with the reason at the deepest point reached.
     """
     values = find_value_product(softmax)
-    if values is None:
-        return None
+    return None if values is None else site_of(softmax, values)
+
+
+def site_of(softmax: Softmax, values: ValueProduct) -> Site:
+    """The attention between `softmax` and its product with the values.
+
+    Raises: NoMatch with the reason at the deepest point reached.
+    """
     scores = find_score_product(softmax, values)
     features = _feature_axes(softmax, values)
     softmax.space.keep_whole([*({scores.rows} - {None}), *features, *scores.contracted])  # type: ignore[list-item]
@@ -69,7 +78,7 @@ def match_site(softmax: Softmax) -> Site | None:
     q = absorb(softmax.space, scores.queries, softmax.block, scaling=True)
     k = absorb(softmax.space, scores.keys, softmax.block, scaling=True)
     v = absorb(softmax.space, values.values, softmax.block, scaling=False)
-    out = absorb_result(softmax.space, Operand(values.result, values.out))
+    out = _out(softmax, values)
     large = [*softmax.ops, *scores.path.ops, *values.ops]
 
     scale = q.scale * k.scale
@@ -100,9 +109,15 @@ def match_site(softmax: Softmax) -> Site | None:
         escapes=_escapes(large, ops, out.operand.value),
         sources=tuple(operands.index(operand.value) for operand in inputs),
     )
-    spec.verify([shape(value) for value in operands], shape(out.operand.value))
+    spec.verify([shape(value) for value in operands], spec.out.shape(spec.axes))
     anatomy = Anatomy(softmax, scores, values, q, k, v, raw, reader.roles, names)
-    return Site(spec, ops, operands, out.operand.value, anatomy)
+    return Site(spec, ops, operands, out.operand.value if values.is_computed else None, anatomy)
+
+
+def _out(softmax: Softmax, values: ValueProduct) -> Absorbed:
+    """What the ops end with, laid out as the result."""
+    result = Operand(values.result, values.out)
+    return absorb_result(softmax.space, result) if values.is_computed else Absorbed(result, ())
 
 
 def _refuse_marked(ops: Iterable[ir.Operation]) -> None:

@@ -119,11 +119,12 @@ def _divided(row_sum: RowSum, divisions: list[Quotient]) -> Softmax | None:
         return None
     quotient, sink = found
     # A sink is relative to the shift that it shares, and to no other.
-    logits, shift_ops = strip_shifts(space, row_sum.exponential, view, axis, at_most=2 if sink is None else 1)
-    require_hidden(row_sum, logits)
+    shifted = strip_shifts(space, row_sum.exponential, view, axis, at_most=2 if sink is None else 1)
+    shifted.check(None if sink is None else sink.value)
+    require_hidden(row_sum, shifted.logits)
     stops = {row_sum.exponential.results[0], *([] if sink is None else [sink.value])}
-    ops = [*shift_ops, row_sum.exponential, *between(stops, quotient.op), row_sum.total]
-    softmax = Softmax(logits, quotient.op.results[0], view, axis, space, ops)
+    ops = [*shifted.ops, row_sum.exponential, *between(stops, quotient.op), row_sum.total]
+    softmax = Softmax(shifted.logits, quotient.op.results[0], view, axis, space, ops)
     if sink is None:
         return without_sink_column(softmax)
     softmax.sink, softmax.sink_view = sink.value, sink.view
@@ -137,11 +138,11 @@ def _deferred(row_sum: RowSum) -> Softmax | None:
         return None
     space, view, axis = axes.space, axes.view, axes.axis
     # Which sink there is, the division tells; one in the sum allows one shift only.
-    logits, shift_ops = strip_shifts(space, row_sum.exponential, view, axis, at_most=1)
-    require_hidden(row_sum, logits)
-    ops = [*shift_ops, row_sum.exponential, *([] if row_sum.mask is None else [row_sum.mask]), row_sum.total]
-    deferred = Deferred(row_sum, view, axis)
-    return without_sink_column(Softmax(logits, row_sum.weights[0], view, axis, space, ops, deferred=deferred))
+    shifted = strip_shifts(space, row_sum.exponential, view, axis, at_most=1)
+    require_hidden(row_sum, shifted.logits)
+    ops = [*shifted.ops, row_sum.exponential, *([] if row_sum.mask is None else [row_sum.mask]), row_sum.total]
+    deferred = Deferred(row_sum, shifted, view, axis)
+    return without_sink_column(Softmax(shifted.logits, row_sum.weights[0], view, axis, space, ops, deferred=deferred))
 
 
 def _exponentiated(exponential: ir.Operation, found: Logarithm) -> Softmax | None:
@@ -152,10 +153,12 @@ def _exponentiated(exponential: ir.Operation, found: Logarithm) -> Softmax | Non
         return None
     space, view, axis = axes.space, axes.view, axes.axis
     check_logarithm(space, found, view, axis)
-    logits, shift_ops = strip_shifts(space, row_sum.exponential, view, axis, at_most=2)
-    require_hidden(row_sum, logits)
-    stops = {logits, row_sum.exponential.results[0], *(op.results[0] for op in shift_ops)}
-    ops = [*shift_ops, row_sum.exponential, *between(stops, exponential, subtrahends=True)]
+    shifted = strip_shifts(space, row_sum.exponential, view, axis, at_most=2)
+    shifted.check(None)
+    require_hidden(row_sum, shifted.logits)
+    stops = {shifted.logits, row_sum.exponential.results[0], *(op.results[0] for op in shifted.ops)}
+    ops = [*shifted.ops, row_sum.exponential, *between(stops, exponential, subtrahends=True)]
     mask = found.mask
     kept = None if mask is None else Kept(mask, mask.operands[0], found.keeps_where_false)
-    return Softmax(logits, exponential.results[0], view, axis, space, ops, kept=kept)
+    softmax = Softmax(shifted.logits, exponential.results[0], view, axis, space, ops, kept=kept)
+    return softmax if kept is not None else without_sink_column(softmax)

@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, element_type, float_width, int_list, shape, splat
 from zenith_mlir.match.attention.gradient.polynomial import Atom, NotPolynomial, Polynomial, Tensor
-from zenith_mlir.match.attention.logits import SHAPE_OPS
+from zenith_mlir.match.attention.logits import SHAPE_OPS, keeps_precision
 from zenith_mlir.match.attention.softmax import reduction
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
 
@@ -124,6 +124,10 @@ def _negate(reader: Reader, op: ir.Operation, view: View) -> Polynomial | None:
     return reader.read(op.operands[0], view).scaled(-1.0) if float_width(element_type(op.results[0])) else None
 
 
+def _rounding(reader: Reader, op: ir.Operation, view: View) -> Polynomial | None:
+    return reader.read(op.operands[0], view) if keeps_precision(op) else None
+
+
 def _not(reader: Reader, op: ir.Operation, view: View) -> Polynomial | None:
     value = op.operands[0]
     return Polynomial.constant(1.0) - reader.read(value, view) if _is_boolean(value) else None
@@ -147,6 +151,7 @@ _READERS: dict[str, Callable[[Reader, ir.Operation, View], Polynomial | None]] =
     "stablehlo.multiply": _floats(lambda a, b: a * b),
     "stablehlo.divide": _floats(lambda a, b: a * b.reciprocal()),
     "stablehlo.negate": _negate,
+    "stablehlo.reduce_precision": _rounding,
     "stablehlo.select": Reader.select,
     "stablehlo.reduce": Reader.reduce,
     "stablehlo.not": _not,

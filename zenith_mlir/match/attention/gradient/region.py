@@ -15,6 +15,7 @@ _ELEMENTWISE = frozenset(
         "stablehlo.add", "stablehlo.subtract", "stablehlo.multiply", "stablehlo.divide", "stablehlo.negate",
         "stablehlo.select", "stablehlo.convert", "stablehlo.maximum", "stablehlo.minimum", "stablehlo.tanh",
         "stablehlo.exponential", "stablehlo.log", "stablehlo.power",
+        "stablehlo.reduce_precision",
     ]
 )  # fmt: skip
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ir.dots import DotDims
@@ -25,6 +24,7 @@ from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
 from zenith_mlir.match.attention.site import Site
 from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view
+from zenith_mlir.match.constants import EXACT_OPS
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class GradientSite:
     """The backward of an attention: `ops` compute `results` from the operands of the attention, the cotangent and
     constants.
 
-    Operands of the composite are `operands`, then out, maximum and sum of the attention, then `cotangent`. All are
-    known `before` the operation that first uses one of the results.
+    Operands of the composite are `operands`, then out, maximum and sum of the attention (unless the spec says that the
+    probabilities are computed anew), then `cotangent`. All are known `before` the operation that first uses one of the
+    results.
     """
 
     spec: AttentionVjpSpec
@@ -78,7 +79,8 @@ class _Backward:
         self._region = self._downstream()
         self._reader = Reader(self._space, self._column, self._region.views)
         dots = [use for use in self._region.uses if use.op.name == "stablehlo.dot_general"]
-        self._dots = [use for use in dots if use.op != self._parts.values.dot]
+        self._forward = {self._parts.values.dot} if site.result is not None else set()
+        self._dots = [use for use in dots if use.op not in self._forward]
 
     @property
     def exists(self) -> bool:
@@ -212,7 +214,7 @@ class _Backward:
         """Uses that may be gradients of operands of steps: sums over other axes than the columns alone, and whatever
         takes a value of full extent elsewhere.
         """
-        dots = {use.op for use in self._dots} | {self._parts.values.dot}
+        dots = {use.op for use in self._dots} | self._forward
         uses = [use for use in self._region.uses if use.op not in dots]
         return [use for use in uses if not (is_sum(use.op) and self._summed(use) <= {self._column})]
 
@@ -238,24 +240,25 @@ class _Backward:
         used = [gradient for gradient in found if users(gradient.operand.value)]
         found = list({gradient.operand.value: gradient for gradient in used}.values())
         spec = AttentionVjpSpec(
-            replace(self._site.spec, escapes=False, residuals=True),
+            replace(self._site.spec, escapes=False, residuals=self._site.result is not None),
             self._layout(cotangent),
             tuple(Gradient(g.role, self._layout(g.operand), g.factor) for g in found),
         )
         results = [gradient.operand.value for gradient in found]
         operands = self._site.operands
         ops = _cone(results, {*operands, cotangent.value}, self._block)
-        self._refuse_survivors({*ops, *self._site.ops}, {*results, self._site.result})
-        _verify(spec, operands, self._site.result, cotangent.value, results)
+        out = [value for value in [self._site.result] if value is not None]
+        self._refuse_survivors({*ops, *self._site.ops}, {*results, *out})
+        _verify(spec, operands, cotangent.value, results)
         before = _first_user(results, self._block)
-        _refuse_late([*operands, cotangent.value, self._site.result], before)
+        _refuse_late([*operands, cotangent.value, *out], before)
         return GradientSite(spec, ops, operands, cotangent.value, results, before)
 
     def _layout(self, operand: Operand) -> Layout:
         names = self._parts.names
         view = self._space.resolve_view(operand.view)
         if not axes_of(view) <= names.keys():
-            raise NoMatch(producer(self._site.result), "a gradient is laid out in a way that its operand is not")
+            raise NoMatch(producer(operand.value), "a gradient is laid out in a way that its operand is not")
         return Layout(tuple(tuple(names[axis] for axis in dim) for dim in view))
 
     def _refuse_survivors(self, ops: set[ir.Operation], replaced: set[ir.Value]) -> None:
@@ -292,7 +295,9 @@ def _is_dead_end(op: ir.Operation) -> bool:
 def _cone(results: list[ir.Value], stops: set[ir.Value], block: ir.Block) -> list[ir.Operation]:
     """The operations that `results` depend on, up to `stops`, producers first.
 
-    Raises: NoMatch if they depend on something of another block, or on an operation with regions of its own.
+    A mask that was proven to be a band leaves no operand: what it is computed from may stand in an outer block.
+
+    Raises: NoMatch if they depend on something else of another block, or on an operation with regions of its own.
     """
     done: dict[ir.Operation, None] = {}
     stack: list[tuple[ir.Value, bool]] = [(result, False) for result in reversed(results)]
@@ -304,7 +309,8 @@ def _cone(results: list[ir.Value], stops: set[ir.Value], block: ir.Block) -> lis
         if expanded and op is not None:
             done[op] = None
             continue
-        if op is None or op.block != block or op.name in _BARRIERS:
+        outside = op is None or (op.block != block and op.name not in EXACT_OPS)
+        if op is None or outside or op.name in _BARRIERS:
             culprit = producer(results[0]) if op is None else op
             raise NoMatch(culprit, "the gradient depends on something that the attention does not")
         stack.append((value, True))
@@ -343,13 +349,11 @@ def _refuse_late(values: list[ir.Value], before: ir.Operation) -> None:
             raise NoMatch(op, "a gradient is used before all that the gradients depend on is known")
 
 
-def _verify(
-    spec: AttentionVjpSpec, operands: list[ir.Value], out: ir.Value, cotangent: ir.Value, results: list[ir.Value]
-) -> None:
-    attention: AttentionSpec = spec.attention
+def _verify(spec: AttentionVjpSpec, operands: list[ir.Value], cotangent: ir.Value, results: list[ir.Value]) -> None:
+    attention = spec.attention
     rows = attention.rows.shape(attention.axes)
-    shapes = [*map(shape, operands), shape(out), rows, rows, shape(cotangent)]
-    spec.verify(shapes, [shape(result) for result in results])
+    residuals = [attention.out.shape(attention.axes), rows, rows] if spec.residuals else []
+    spec.verify([*map(shape, operands), *residuals, shape(cotangent)], [shape(result) for result in results])
 
 
 def _is_float(value: ir.Value | None) -> bool:

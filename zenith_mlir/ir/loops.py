@@ -1,0 +1,161 @@
+"""Facts about stablehlo.while as JAX writes scans, and dropping values that a loop carries for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.facts import defined_by, defining_op, splat, users
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A stablehlo.while: value i is operand i, argument i of both regions, operand i of the body's return, result i."""
+
+    op: ir.Operation
+
+    @cached_property
+    def cond(self) -> ir.Block:
+        block: ir.Block = self.op.regions[0].blocks[0]
+        return block
+
+    @cached_property
+    def body(self) -> ir.Block:
+        block: ir.Block = self.op.regions[1].blocks[0]
+        return block
+
+    @cached_property
+    def terminator(self) -> ir.Operation:
+        return list(self.body.operations)[-1].operation
+
+    @property
+    def operands(self) -> list[ir.Value]:
+        return list(self.op.operands)
+
+    @property
+    def returned(self) -> list[ir.Value]:
+        return list(self.terminator.operands)
+
+    def is_invariant(self, i: int) -> bool:
+        """Whether the body returns value i as it got it."""
+        return bool(self.terminator.operands[i] == self.body.arguments[i])
+
+    @cached_property
+    def counter(self) -> tuple[int, int] | None:
+        """(i, n) if value i counts 0, 1, ..., n - 1 and its reaching n ends the loop; None for other loops."""
+        compare = defined_by(list(self.cond.operations)[-1].operation.operands[0], "stablehlo.compare")
+        if compare is None or "LT" not in str(compare.attributes["comparison_direction"]):
+            return None
+        arguments = list(self.cond.arguments)
+        if compare.operands[0] not in arguments:
+            return None
+        i, bound = arguments.index(compare.operands[0]), splat(compare.operands[1])
+        step = defined_by(self.terminator.operands[i], "stablehlo.add")
+        counts = step is not None and step.operands[0] == self.body.arguments[i] and splat(step.operands[1]) == 1
+        return (i, int(bound)) if counts and bound is not None and splat(self.op.operands[i]) == 0 else None
+
+
+def capture_invariants(loop: Loop, indices: Collection[int]) -> None:
+    """Let the body use what the loop was given, for those of `indices` that it returns unchanged."""
+    for i in indices:
+        if loop.is_invariant(i):
+            loop.body.arguments[i].replace_all_uses_except(loop.op.operands[i], loop.terminator)
+            loop.cond.arguments[i].replace_all_uses_with(loop.op.operands[i])
+            loop.op.results[i].replace_all_uses_with(loop.op.operands[i])
+
+
+def drop_unused(loop: Loop) -> Loop:
+    """The loop without the values that nobody uses but the operations that make them for the next iteration."""
+    kept = _used(loop)
+    return loop if len(kept) == len(loop.operands) else _with(loop, kept)
+
+
+def _used(loop: Loop) -> list[int]:
+    """Indices of values that a result, the condition or another used value depends on."""
+    arguments = {argument: i for i, argument in enumerate(loop.body.arguments)}
+    used = {i for i, result in enumerate(loop.op.results) if users(result)}
+    used |= {i for i, argument in enumerate(loop.cond.arguments) if users(argument)}
+    effects = [op.operation for op in loop.body.operations if op.operation.name in _EFFECTS]
+    frontier = [loop.terminator.operands[i] for i in used]
+    frontier += [operand for op in effects for operand in op.operands]
+    seen: set[ir.Value] = set()
+    while frontier:
+        value = frontier.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value in arguments and arguments[value] not in used:
+            used.add(arguments[value])
+            frontier.append(loop.terminator.operands[arguments[value]])
+        op = defining_op(value)
+        if op is not None:
+            frontier += _operands(op)
+    return sorted(used)
+
+
+# What stays although nobody uses its results.
+_EFFECTS = frozenset({"stablehlo.custom_call", "stablehlo.outfeed", "stablehlo.infeed", "stablehlo.send", "func.call"})
+
+
+def _operands(op: ir.Operation) -> list[ir.Value]:
+    """Of `op` and of all operations in its regions."""
+    found = list(op.operands)
+    for region in op.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                found += _operands(inner.operation)
+    return found
+
+
+def _with(loop: Loop, kept: Sequence[int]) -> Loop:
+    """The same loop with these of its values only."""
+    old = loop.op
+    with ir.InsertionPoint(old), old.location:
+        new = ir.Operation.create(
+            old.name,
+            results=[old.results[i].type for i in kept],
+            operands=[old.operands[i] for i in kept],
+            attributes={named.name: named.attr for named in _attributes(old)},
+            regions=2,
+        )
+    for region, block in zip(new.regions, (loop.cond, loop.body), strict=True):
+        _move(block, region, kept, is_body=block == loop.body)
+    for position, i in enumerate(kept):
+        old.results[i].replace_all_uses_with(new.results[position])
+    old.erase()
+    return Loop(new)
+
+
+def _attributes(op: ir.Operation) -> list[ir.NamedAttribute]:
+    return [op.attributes[i] for i in range(len(op.attributes))]
+
+
+def _move(block: ir.Block, region: ir.Region, kept: Sequence[int], is_body: bool) -> None:
+    """Bring the operations of `block` to a new block of `region` that takes these of its arguments only."""
+    arguments = list(block.arguments)
+    target = region.blocks.append(
+        *(arguments[i].type for i in kept), arg_locs=[block.owner.operation.location] * len(kept)
+    )
+    for position, i in enumerate(kept):
+        arguments[i].replace_all_uses_with(target.arguments[position])
+    *ops, terminator = [op.operation for op in block.operations]
+    if is_body:
+        returned = [terminator.operands[i] for i in kept]
+        with ir.InsertionPoint(terminator), terminator.location:
+            replacement = ir.Operation.create("stablehlo.return", operands=returned)
+        terminator.erase()
+        _erase_unused(ops)
+        ops = [op.operation for op in block.operations][:-1]
+        terminator = replacement
+    for op in [*ops, terminator]:
+        op.detach_from_parent()
+        ir.InsertionPoint(target).insert(op)
+
+
+def _erase_unused(ops: Sequence[ir.Operation]) -> None:
+    for op in reversed(ops):
+        if op.name not in _EFFECTS and op.results and not any(users(result) for result in op.results):
+            op.erase()

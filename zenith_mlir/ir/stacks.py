@@ -1,0 +1,223 @@
+"""Values that one loop stacks, a row an iteration, for a later loop to read back: the residuals of a scan.
+
+JAX saves what the backward of a scan needs in `[trip count, ...]` buffers. Here such a value is computed again where it
+is read, from other values that are stacked too, so that its buffer goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.facts import defined_by, defining_op, enclosing, shape, splat, users
+from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
+
+
+class NotStacked(Exception):
+    """A value cannot be computed again from what is stacked; `op` is where the way up ends."""
+
+    def __init__(self, op: ir.Operation) -> None:
+        super().__init__(f"{op.name} is not stacked")
+        self.op = op
+
+
+@dataclass(frozen=True)
+class Load:
+    """`op` reads row `index` of result `carry` of an earlier loop, in the body of `loop`."""
+
+    loop: Loop
+    op: ir.Operation
+    index: ir.Value
+    carry: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an iteration of a loop puts in its row of stack `carry`: `value`, of leading dimension 1, made of `source`
+    by that dimension alone (or `value` itself).
+    """
+
+    carry: int
+    value: ir.Value
+    source: ir.Value
+
+
+def stored(loop: Loop) -> list[Row]:
+    """What `loop` puts in row (iteration) of stacks as high as its trip count."""
+    found: list[Row] = []
+    if loop.counter is None:
+        return found
+    counter, trip_count = loop.counter
+    for i, value in enumerate(loop.returned):
+        update = defined_by(value, "stablehlo.dynamic_update_slice")
+        if update is None or update.operands[0] != loop.body.arguments[i] or len(users(update.operands[0])) > 1:
+            continue
+        stack, row, start, *rest = list(update.operands)
+        whole = all(splat(other) == 0 for other in rest) and shape(row) == (1, *shape(stack)[1:])
+        if start == loop.body.arguments[counter] and shape(stack)[0] == trip_count and whole:
+            found.append(Row(i, row, _without_leading_one(row)))
+    return found
+
+
+def _without_leading_one(row: ir.Value) -> ir.Value:
+    op = defining_op(row)
+    if op is None or op.name not in ("stablehlo.reshape", "stablehlo.broadcast_in_dim"):
+        return row
+    source = op.operands[0]
+    return source if shape(row) == (1, *shape(source)) else row
+
+
+def loads(loop: Loop, carry: int) -> Iterator[Load]:
+    """Where later loops read rows of result `carry`."""
+    for consumer in users(loop.op.results[carry]):
+        if consumer.name != "stablehlo.while" or consumer.block != loop.op.block:
+            continue
+        reader = Loop(consumer)
+        for i, operand in enumerate(consumer.operands):
+            if operand == loop.op.results[carry] and reader.is_invariant(i):
+                for op in users(reader.body.arguments[i]):
+                    if op.name == "stablehlo.dynamic_slice":
+                        yield Load(reader, op, op.operands[1], carry)
+
+
+def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> int:
+    """Compute `rows`, which `loop` stacks, again where later loops read them; their stacks go.
+
+    Only `repeatable` operations are repeated.
+
+    Returns: how many reads were replaced.
+    Raises: NotStacked, before anything is changed, if other stacked values do not suffice.
+    """
+    kept = _kept(loop, rows)
+    plan = [(row.value, load) for row in rows for load in loads(loop, row.carry)]
+    cones = {value: _cone(loop, value, kept, repeatable) for value, _ in plan}
+    readers = {load.loop.op: load.loop for _, load in plan}
+    repeated: dict[tuple[ir.Operation, ir.Value], _Iteration] = {}
+    for value, load in _in_order(plan):
+        iteration = repeated.setdefault((load.loop.op, load.index), _Iteration(loop, load, kept))
+        load.op.results[0].replace_all_uses_with(iteration.value(value, cones[value]))
+    for reader in readers.values():
+        capture_invariants(reader, range(len(reader.operands)))
+        drop_unused(reader)
+    drop_unused(loop)
+    return len(plan)
+
+
+def computable(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> list[Row]:
+    """Those of `rows` that can be computed from what `loop` stacks beside them all."""
+    kept = _kept(loop, rows)
+
+    def can(row: Row) -> bool:
+        try:
+            _cone(loop, row.value, kept, repeatable)
+        except NotStacked:
+            return False
+        return True
+
+    return [row for row in rows if can(row)]
+
+
+def _kept(loop: Loop, rows: Collection[Row]) -> dict[ir.Value, int]:
+    return {row.source: row.carry for row in stored(loop) if row not in rows}
+
+
+def _in_order(plan: list[tuple[ir.Value, Load]]) -> list[tuple[ir.Value, Load]]:
+    """The first read in a body comes first: what is computed there serves those below."""
+    ordered: list[tuple[ir.Value, Load]] = []
+    for entry in plan:
+        op = entry[1].op
+        later = (
+            i for i, (_, load) in enumerate(ordered) if op.block == load.op.block and op.is_before_in_block(load.op)
+        )
+        ordered.insert(next(later, len(ordered)), entry)
+    return ordered
+
+
+def _cone(
+    loop: Loop, value: ir.Value, kept: Collection[ir.Value], repeatable: Callable[[ir.Operation], bool]
+) -> list[ir.Operation]:
+    """What computes `value` in the body of `loop` from `kept` values, invariants and the counter; producers first."""
+    done: dict[ir.Operation, None] = {}
+    arguments: dict[ir.Value, int] = {argument: i for i, argument in enumerate(loop.body.arguments)}
+
+    def visit(current: ir.Value) -> None:
+        op = defining_op(current)
+        if current in kept or (op is not None and (op in done or op.block != loop.body)):
+            return
+        if op is None:
+            i = arguments.get(current)
+            if i is None or not (loop.is_invariant(i) or (loop.counter is not None and i == loop.counter[0])):
+                raise NotStacked(loop.op)
+            return
+        if not op.name.startswith("stablehlo.") or op.name in _NOT_REPEATED or not repeatable(op):
+            raise NotStacked(op)
+        for operand in op.operands:
+            visit(operand)
+        done[op] = None
+
+    visit(value)
+    return list(done)
+
+
+_NOT_REPEATED = frozenset(
+    f"stablehlo.{name}" for name in ("while", "case", "if", "custom_call", "rng", "rng_bit_generator", "composite")
+)
+
+
+class _Iteration:
+    """An iteration of `loop` in the body where `load` reads its row: what was read or computed again there."""
+
+    def __init__(self, loop: Loop, load: Load, kept: dict[ir.Value, int]) -> None:
+        self._loop, self._load, self._kept = loop, load, kept
+        self._values: dict[ir.Value, ir.Value] = {}
+        for i, argument in enumerate(loop.body.arguments):
+            if loop.is_invariant(i):
+                self._values[argument] = loop.op.operands[i]
+        if loop.counter is not None:
+            self._values[loop.body.arguments[loop.counter[0]]] = load.index
+
+    def value(self, value: ir.Value, cone: list[ir.Operation]) -> ir.Value:
+        """`value` in that iteration; the operations of `cone` are repeated where they were not yet."""
+        with ir.InsertionPoint(self._load.op), self._load.op.location:
+            for op in cone:
+                if op.results[0] not in self._values:
+                    self._repeat(op)
+        return self._of(value)
+
+    def _repeat(self, op: ir.Operation) -> None:
+        operands = [self._of(operand) for operand in op.operands]
+        clone = op.clone()
+        for i, operand in enumerate(operands):
+            clone.operands[i] = operand
+        self._values.update(zip(op.results, clone.results, strict=True))
+
+    def _of(self, value: ir.Value) -> ir.Value:
+        if value not in self._values:
+            self._values[value] = self._read(value) if value in self._kept else value
+        return self._values[value]
+
+    def _read(self, value: ir.Value) -> ir.Value:
+        """The row of the stack of `value`."""
+        stack = self._loop.op.results[self._kept[value]]
+        sizes = [1, *shape(stack)[1:]]
+        row_type = ir.RankedTensorType.get(sizes, ir.RankedTensorType(value.type).element_type)
+        with ir.InsertionPoint(self._load.op), self._load.op.location:
+            (row,) = ir.Operation.create(
+                "stablehlo.dynamic_slice",
+                results=[row_type],
+                operands=[stack, self._load.index, *list(self._load.op.operands)[2:3] * (len(sizes) - 1)],
+                attributes={"slice_sizes": ir.DenseI64ArrayAttr.get(sizes)},
+            ).results
+            if row.type == value.type:
+                return row
+            (result,) = ir.Operation.create("stablehlo.reshape", results=[value.type], operands=[row]).results
+        return result
+
+
+def loop_around(op: ir.Operation) -> Loop | None:
+    """The loop whose body `op` stands in directly."""
+    parent = enclosing(op, "stablehlo.while")
+    loop = None if parent is None else Loop(parent)
+    return loop if loop is not None and loop.body == op.block else None

@@ -1,0 +1,63 @@
+"""Which attentions of a program are computed a second time for the gradient, as jax.checkpoint asks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.composites import composite_attributes
+from zenith_mlir.ir.facts import defining_op, enclosing
+
+# A repeated layer lies between its barrier and the attention; what is further up belongs to other layers.
+_MAX_STEPS = 2000
+# What may differ between an attention and its repetition.
+_OWN = ("escapes", "residuals")
+
+
+def repetitions(composites: Sequence[tuple[ir.Operation, bool]]) -> set[ir.Operation]:
+    """Those of `composites`, given with whether they have a gradient beside them, that repeat an earlier one without.
+
+    A repetition says the same of operands of the same types, and stands behind an optimization_barrier or in another
+    loop than the first.
+    """
+    waiting: dict[str, list[ir.Operation]] = {}
+    found = set()
+    for composite, has_gradient in composites:
+        key = _what_it_says(composite)
+        if not has_gradient:
+            waiting.setdefault(key, []).append(composite)
+            continue
+        first = next((op for op in waiting.get(key, []) if _repeats(composite, op)), None)
+        if first is not None:
+            waiting[key].remove(first)
+            found.add(composite)
+    return found
+
+
+def _what_it_says(composite: ir.Operation) -> str:
+    attributes = composite_attributes(composite)
+    named = [attributes[i] for i in range(len(attributes))]
+    facts = [f"{item.name}={item.attr}" for item in named if item.name not in _OWN]
+    return "; ".join([*facts, *(str(value.type) for value in composite.operands)])
+
+
+def _repeats(composite: ir.Operation, first: ir.Operation) -> bool:
+    if composite.block != first.block:
+        return enclosing(composite, "stablehlo.while") is not None
+    return _behind_barrier(composite)
+
+
+def _behind_barrier(composite: ir.Operation) -> bool:
+    frontier = deque(composite.operands)
+    seen: set[ir.Operation] = set()
+    while frontier and len(seen) < _MAX_STEPS:
+        op = defining_op(frontier.popleft())
+        if op is None or op in seen or op.block != composite.block:
+            continue
+        if op.name == "stablehlo.optimization_barrier":
+            return True
+        seen.add(op)
+        frontier.extend(op.operands)
+    return False
