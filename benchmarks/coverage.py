@@ -1,11 +1,15 @@
 """Which sites of a corpus the raising passes find, against its ground truth.
 
-    python benchmarks/coverage.py --corpus DIR [--certify] [--json FILE]
+    python benchmarks/coverage.py --corpus DIR [--kinds all] [--certify] [--memory] [--json FILE]
 
 DIR holds StableHLO modules and a manifest.json with, for each file, `ground_truth`: the number of sites of each kind
-(null where nobody is sure). Prints one row a file, one a source and the totals; with --certify every distinct site is
-also run against float64. Exits with status 1 if a site was raised where the truth says there is none more, or if one is
-unsound.
+(null where nobody is sure). Prints one row a file, one a source and the totals: sites raised of those that there are,
+`+n` if n were raised that are none. The column `gradients` counts, in modules of kind "train", attentions raised with
+their backward, of those that there are.
+
+--certify runs every distinct site against float64. --memory compiles the train modules as they are and after `default`
+and prints their temporary memory. Exits with status 1 if a site was raised where the truth says there is none more, or
+if one is unsound.
 """
 
 from __future__ import annotations
@@ -46,15 +50,22 @@ class Row:
     group: str
     truth: dict[str, int]
     raised: dict[str, int]
+    gradients: int = 0
+    certified: int = 0
     unsound: list[str] = field(default_factory=list)
+    temporaries: tuple[float, float] | None = None
     reasons: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def extra(self, kind: str) -> int:
         return max(0, self.raised[kind] - self.truth[kind]) if kind in self.truth else 0
 
+    @property
+    def trains(self) -> bool:
+        return self.group == "train" and self.truth.get("attention", 0) > 0
 
-def measure(path: Path, entry: dict[str, Any], certify: bool) -> Row:
+
+def measure(path: Path, entry: dict[str, Any], certify: bool, memory: bool) -> Row:
     module = zenith.load(path)
     start = time.perf_counter()
     raised = module.run("default", target="none")
@@ -66,6 +77,7 @@ def measure(path: Path, entry: dict[str, Any], certify: bool) -> Row:
         group="train" if entry["kind"] == "train" else "forward and decode",
         truth={kind: n for kind in KINDS if (n := entry["ground_truth"].get(kind)) is not None},
         raised={kind: sum(passed[name] for name in names) for kind, names in KINDS.items()},
+        gradients=passed["zenith.attention_vjp"],
         reasons=[r.text() for r in raised.remarks if r.kind == "missed"],
         seconds=seconds,
     )
@@ -73,8 +85,32 @@ def measure(path: Path, entry: dict[str, Any], certify: bool) -> Row:
         from zenith_mlir.certify import certify_composites
 
         certificates = certify_composites(raised, target=zenith.Target.parse("cpu"))
+        row.certified = len(certificates)
         row.unsound = [c.summary for c in certificates if not c.sound]
+    if memory and row.trains:
+        row.temporaries = temporaries(module), temporaries(module.run("default", target="cpu"))
     return row
+
+
+def temporaries(module: zenith.Module) -> float:
+    """MiB that the compiled module needs beside arguments and results."""
+    return float(module.compile("cpu").memory_analysis().temp_size_in_bytes) / 2**20
+
+
+def gradients(rows: Iterable[Row]) -> str:
+    training = [row for row in rows if row.trains]
+    if not training:
+        return "-"
+    return f"{sum(row.gradients for row in training)}/{sum(row.truth['attention'] for row in training)}"
+
+
+def memory_table(rows: list[Row]) -> Table:
+    out = Table("train module", "temporaries, MiB", "after default", "ratio")
+    for row in rows:
+        if row.temporaries is not None:
+            before, after = row.temporaries
+            out.add_row(row.file, f"{before:.1f}", f"{after:.1f}", f"{after / before:.2f}")
+    return out
 
 
 def cell(rows: Iterable[Row], kind: str) -> str:
@@ -85,10 +121,12 @@ def cell(rows: Iterable[Row], kind: str) -> str:
 
 
 def table(title: str, groups: dict[str, list[Row]], kinds: list[str]) -> Table:
-    out = Table(title, *kinds, "unsound", "s")
+    out = Table(title, *kinds, "gradients", "unsound", "s")
     for name, rows in groups.items():
-        unsound = sum(len(row.unsound) for row in rows)
-        out.add_row(name, *(cell(rows, kind) for kind in kinds), str(unsound), f"{sum(r.seconds for r in rows):.2f}")
+        certified, unsound = sum(row.certified for row in rows), sum(len(row.unsound) for row in rows)
+        soundness = f"{unsound}/{certified}" if certified else "-"
+        seconds = f"{sum(row.seconds for row in rows):.2f}"
+        out.add_row(name, *(cell(rows, kind) for kind in kinds), gradients(rows), soundness, seconds)
     return out
 
 
@@ -104,6 +142,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, required=True, metavar="DIR")
     parser.add_argument("--kinds", default="attention", help="comma-separated, or all (default: %(default)s)")
     parser.add_argument("--certify", action="store_true", help="run every distinct site against float64 (minutes)")
+    parser.add_argument("--memory", action="store_true", help="compile the train modules before and after (minutes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there too")
     args = parser.parse_args()
     manifest = args.corpus / "manifest.json"
@@ -114,10 +153,12 @@ def main() -> int:
         parser.error(f"unknown kind {unknown[0]}; choose from {', '.join(KINDS)}")
 
     entries = json.loads(manifest.read_text())
-    rows = [measure(args.corpus / entry["file"], entry, args.certify) for entry in entries]
+    rows = [measure(args.corpus / entry["file"], entry, args.certify, args.memory) for entry in entries]
     console = Console(width=110)
     for title, key in (("file", "file"), ("source", "source"), ("total", "group")):
         console.print(table(title, grouped(rows, key), kinds))
+    if args.memory:
+        console.print(memory_table(rows))
     for row in rows:
         for line in [*row.reasons, *row.unsound]:
             console.print(f"{row.file}: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zenith_mlir.context import NUMERICS, Numerics
 from zenith_mlir.target import Target
 
 
@@ -47,13 +48,20 @@ class Implementation:
     """One way to compute an op on one platform.
 
     `refuse` states a limit (it cannot) or a cost (it would not pay); `build` gives the JAX function of the op's
-    operands.
+    operands. `numerics` is the strictest policy that allows it: no kernel sums in XLA's order, so none is "exact".
     """
 
     name: str
     platform: str
     refuse: Callable[[Request], Refusal | None]
     build: Callable[[Request], Callable[..., Any]]
+    numerics: Numerics = "sound"
+
+    def refuse_under(self, numerics: Numerics) -> Refusal | None:
+        """Why the policy `numerics` does not allow it."""
+        if NUMERICS.index(self.numerics) <= NUMERICS.index(numerics):
+            return None
+        return Refusal(f"{self.name} changes more than numerics={numerics} allows", f"set numerics={self.numerics}")
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ _GPUS: Mapping[int, tuple[int, int]] = {
     120: (32 << 30, 1_792_000_000_000),
 }
 _DEFAULT_GPU = "sm_80"
-_DEFAULT_CUDNN = 91000  # assumed for a GPU that is described and not present
+_DEFAULT_CUDNN = 91002  # assumed for a GPU that is described and not present
 
 
 def _cpu(level: str) -> Target:

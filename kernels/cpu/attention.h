@@ -2,7 +2,8 @@
 //
 //   out[p, t, e] = sum_s softmax_s( program( sum_d q[p, t, d] k[p, s, d] ) )[p, t, s] * v[p, s, e]
 //
-// p runs over the parallel axes (batch, heads, groups, ...).
+// p runs over the parallel axes (batch, heads, groups, ...). For the gradients (attention_vjp.h) two numbers of each row
+// of logits x are written too: their maximum m, and the sum of exp(x - m).
 #pragma once
 
 #include <cstdint>
@@ -61,12 +62,14 @@ struct AttentionProblem {
   int64_t count;       // the product of dims
   int64_t T, S, D, E;  // queries, keys, depth of the logits, depth of the values
   Operand q, k, v, out;
+  float *maximum, *sum;  // [count, T], of each row of logits; nullptr where they are not asked for
   const Operand* modifiers;
   const Step* steps;  // logit steps, then those after the normaliser
   int n_logit_steps, n_steps;
 
   // For each position on the parallel axes whether its V holds no infinity or NaN: 0 not known yet, 1 yes, 2 no.
   // Shared between threads, written at most with equal values.
+  // nullptr in the gradients, which do not ask.
   int8_t* values_finite;
 };
 

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -88,24 +89,52 @@ def attention_call(
       jax.errors.JaxRuntimeError: when it runs, naming the argument, where these do not fit each other.
     """
     register()
-    rows = [(step.op, step.modifier, step.lo, step.hi) for step in steps]
-    attributes = {
-        "dims": dims,
-        "sizes": sizes,
-        "q_strides": q_strides,
-        "k_strides": k_strides,
-        "v_strides": v_strides,
-        "out_strides": out_strides,
-        "mod_strides": mod_strides,
-        "steps_op": rows,
-    }
-    call = jax.ffi.ffi_call("zenith_attention", jax.ShapeDtypeStruct(tuple(out_shape), out_dtype))
-    result: jax.Array = call(
-        q,
-        k,
-        v,
-        *modifiers,
-        **{name: np.asarray(value, np.int64).ravel() for name, value in attributes.items()},
-        steps_f=np.asarray([step.c for step in steps], np.float32),
+    encoded = encode(
+        steps,
+        dims=dims,
+        sizes=sizes,
+        q_strides=q_strides,
+        k_strides=k_strides,
+        v_strides=v_strides,
+        out_strides=out_strides,
+        mod_strides=mod_strides,
     )
+    call = jax.ffi.ffi_call("zenith_attention", jax.ShapeDtypeStruct(tuple(out_shape), out_dtype))
+    result: jax.Array = call(q, k, v, *modifiers, **encoded)
     return result
+
+
+def attention_residuals_call(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    modifiers: Sequence[jax.Array] = (),
+    *,
+    dims: Sequence[int],
+    sizes: tuple[int, int, int, int],
+    out_shape: Sequence[int],
+    out_dtype: DTypeLike,
+    steps: Sequence[Step] = (),
+    **strides: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What `attention_call` computes, and what its backward needs of each row of logits: takes the same arguments.
+
+    Returns: out; the maximum m of each row and its Σ_s exp(logit - m), both float32 [*dims, T]. A sink is one of the
+    logits.
+    """
+    register()
+    rows = jax.ShapeDtypeStruct((*dims, sizes[0]), np.float32)
+    call = jax.ffi.ffi_call("zenith_attention", (jax.ShapeDtypeStruct(tuple(out_shape), out_dtype), rows, rows))
+    out, maximum, total = call(
+        q, k, v, *modifiers, **encode(steps, dims=dims, sizes=sizes, **({"mod_strides": ()} | strides))
+    )
+    return out, maximum, total
+
+
+def encode(steps: Sequence[Step], **integers: Any) -> dict[str, np.ndarray]:
+    """The steps and the other attributes as the calls take them: flat arrays of int64, and float32 constants."""
+    rows = [(step.op, step.modifier, step.lo, step.hi) for step in steps]
+    return {
+        **{name: np.asarray(value, np.int64).ravel() for name, value in (integers | {"steps_op": rows}).items()},
+        "steps_f": np.asarray([step.c for step in steps], np.float32),
+    }

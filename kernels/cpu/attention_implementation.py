@@ -2,164 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from zenith_mlir.dialects.attention import AttentionSpec, Step
+from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
-from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.kernels.cpu import attention_arguments
 
 if TYPE_CHECKING:
     import jax
-
-    from zenith_mlir.kernels.cpu import attention as kernel
-
-_FLOATS = ("float32", "bfloat16", "float16")
-_MAX_PARALLEL_AXES = 8
 
 
 def refuse(request: Request) -> Refusal | None:
     """Limits first (types, axes), then worth (escaping probabilities, short sequences)."""
     spec: AttentionSpec = request.spec
-    for tensor in (*spec.roles(request.operands)[:3], request.results[0]):
-        if tensor.dtype.name not in _FLOATS:
-            return Refusal(f"the CPU kernel takes {', '.join(_FLOATS)}, not {tensor.dtype.name}")
-    if len(spec.contracted) != 1:
-        return Refusal("queries and keys are contracted over several axes", "reshape them into one")
-    if len(spec.parallel) > _MAX_PARALLEL_AXES:
-        return Refusal(f"the CPU kernel takes {_MAX_PARALLEL_AXES} batch and head axes, not {len(spec.parallel)}")
-    if sum(step.is_sink for step in spec.steps) > 1:
-        return Refusal("the CPU kernel has one attention sink a row, not several")
-    if spec.escapes:
-        return Refusal(
-            "the logits or probabilities are used elsewhere too, so they are computed anyway",
-            "do not return the attention weights",
-        )
-    return _refuse_short(spec.size("t"), spec.size("s"), request.min_seq)
+    floats = (*spec.roles(request.operands)[:3], request.results[0])
+    return attention_arguments.refuse(spec, floats, request.min_seq)
 
 
-# With fewer rows the kernel's lanes stay empty: XLA's own code is as fast or faster (benchmarks/attention_cpu.py).
-_MIN_ROWS = 4
+def build(request: Request) -> Callable[..., Any]:
+    """The call of the kernel: operands are read in place through strides, whatever their layout.
 
-
-def _refuse_short(rows: int, columns: int, min_seq: int) -> Refusal | None:
-    if max(rows, columns) < min_seq:
-        return Refusal(f"sequence {rows} x {columns} is below min-seq={min_seq}", "lower min-seq to fuse it")
-    if rows < _MIN_ROWS and min_seq > 0:
-        return Refusal(
-            f"{rows} x {columns} has too few query rows for the CPU kernel to pay", "set min-seq=0 to fuse it"
-        )
-    return None
-
-
-def build(request: Request) -> Callable[..., jax.Array]:
-    """The call of the kernel: operands are read in place through strides, whatever their layout."""
-    from zenith_mlir.kernels.cpu.attention import attention_call
+    The function returns out, or where the spec has residuals out, maximum and sum.
+    """
+    from zenith_mlir.kernels.cpu.attention import attention_call, attention_residuals_call
 
     spec: AttentionSpec = request.spec
-    parallel, (contracted,) = spec.parallel, spec.contracted
+    out = request.results[0]
+    modifiers = attention_arguments.modifiers_of(spec)
+    arguments = attention_arguments.arguments(spec) | {"out_shape": out.shape, "out_dtype": out.dtype}
 
-    modifiers = _modifiers(spec)
-
-    def strides(layout: Layout, *last: str) -> list[int]:
-        return layout.strides_over([*parallel, *last], spec.axes)
-
-    def attention(*operands: jax.Array) -> jax.Array:
+    def attention(*operands: jax.Array) -> Any:
         q, k, v, *_ = roles = spec.roles(operands)
-        return attention_call(
-            q,
-            k,
-            v,
-            [modifier.of(roles) for modifier in modifiers],
-            dims=[spec.size(axis) for axis in parallel],
-            sizes=(spec.size("t"), spec.size("s"), spec.size(contracted), spec.size("e")),
-            q_strides=strides(spec.q, "t", contracted),
-            k_strides=strides(spec.k, "s", contracted),
-            v_strides=strides(spec.v, "s", "e"),
-            out_strides=strides(spec.out, "t", "e"),
-            mod_strides=[strides(modifier.layout(spec), "t", "s") for modifier in modifiers],
-            steps=[encoded for step in spec.steps for encoded in _encode(step, modifiers)],
-            out_shape=request.results[0].shape,
-            out_dtype=request.results[0].dtype,
-        )
+        turned = [modifier.of(roles) for modifier in modifiers]
+        if not spec.residuals:
+            return attention_call(q, k, v, turned, **arguments)
+        result, maximum, total = attention_residuals_call(q, k, v, turned, **arguments)
+        rows = spec.rows.shape(spec.axes)
+        return result, maximum.reshape(rows), total.reshape(rows)
 
     return attention
-
-
-# The kernel multiplies, adds and selects; what a step divides by, subtracts or inverts is turned around before the
-# call.
-_TURNS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "": lambda m: m if m.dtype == np.bool_ or m.dtype.name in _FLOATS else m.astype(np.float32),
-    "not": lambda m: ~m,
-    "minus": lambda m: -m.astype(np.float32),
-    "reciprocal": lambda m: 1 / m.astype(np.float32),
-}
-
-
-@dataclass(frozen=True)
-class _Modifier:
-    """An operand of the kernel's steps: a role, turned around where needed, or (role None) a constant."""
-
-    role: int | None
-    turn: str = ""
-    constant: float = 0.0
-
-    def of(self, roles: Sequence[jax.Array]) -> jax.Array:
-        import jax.numpy as jnp
-
-        return jnp.float32(self.constant) if self.role is None else _TURNS[self.turn](roles[self.role])
-
-    def layout(self, spec: AttentionSpec) -> Layout:
-        return Layout(()) if self.role is None else spec.role_layouts[self.role]
-
-    @classmethod
-    def needed_by(cls, step: Step) -> _Modifier | None:
-        if step.kind == "post_scale":
-            return cls(None, constant=step.value or 0.0)
-        if step.operand is None:
-            return None
-        return cls(
-            step.operand, "not" if step.negated else {"subtract": "minus", "divide": "reciprocal"}.get(step.kind, "")
-        )
-
-
-def _modifiers(spec: AttentionSpec) -> list[_Modifier]:
-    """What the steps need, each once."""
-    return list(dict.fromkeys(m for step in spec.steps if (m := _Modifier.needed_by(step)) is not None))
-
-
-def _encode(step: Step, modifiers: Sequence[_Modifier]) -> Sequence[kernel.Step]:
-    """`step` in the kernel's own steps."""
-    from zenith_mlir.kernels.cpu import attention as kernel
-
-    op, value = kernel.Opcode, 0.0 if step.value is None else _to_float32(step.value)
-    low = -kernel.UNBOUNDED if step.low is None else step.low
-    high = kernel.UNBOUNDED if step.high is None else step.high
-    modifier = _Modifier.needed_by(step)
-    if modifier is not None:
-        return [kernel.Step(op[_WITH_OPERAND[step.kind]], value, modifiers.index(modifier))]
-    if step.kind in ("band", "band_add"):
-        return [kernel.Step(op[step.kind.upper()], value, lo=low, hi=high)]
-    if step.kind == "minimum":  # min(x, c) = -max(-x, -c)
-        return [kernel.Step(op.SCALE, -1.0), kernel.Step(op.MAX, -value), kernel.Step(op.SCALE, -1.0)]
-    return [kernel.Step(op[_WITH_NUMBER[step.kind]], value)]
-
-
-_WITH_OPERAND = {
-    "multiply": "MUL", "divide": "MUL", "add": "ADD", "subtract": "ADD", "select": "SELECT",
-    "sink": "SINK",
-    "post_scale": "POST_MUL", "post_multiply": "POST_MUL", "post_select": "POST_SELECT",
-}  # fmt: skip
-_WITH_NUMBER = {"scale": "SCALE", "offset": "OFFSET", "tanh": "TANH", "maximum": "MAX"}
-
-
-def _to_float32(value: float) -> float:
-    """`value` rounded to float32; float64 fills beyond its range become infinite, as converting them would."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
 
 
 IMPLEMENTATION = Implementation("cpu-flash", "cpu", refuse, build)

@@ -11,6 +11,7 @@
 #include "attention.h"
 
 #include "attention_program.h"
+#include "attention_tile.h"
 #include "elements.h"
 #include "matmul.h"
 #include "vec_math.h"
@@ -19,28 +20,10 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 constexpr int64_t kKeysPerBlock = 128;
-// Long sums are sums of sums: rounding errors grow with the number of terms, and equal terms all round the same way.
+// Long sums are sums of sums, as in attention_tile.h.
 constexpr int64_t kKeysPerSum = 16;
-constexpr int64_t kDepthPerSum = 256;
-static_assert(kVecsPerTile == 3, "Process() has a case for each number of vectors");
-constexpr int64_t kPanelLanes = kVecsPerTile * kWidth;
 constexpr int64_t kMaxPanels = 8;                   // per item
 constexpr int64_t kPanelBytesInCache = 256 * 1024;  // Q^T and O^T of an item stay in the second-level cache
-
-constexpr float kInfinity = __builtin_inff();
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-Matrix ViewAt(const Operand& operand, int64_t offset) {
-  return {static_cast<const char*>(operand.data) + offset * ElementBytes(operand.dtype), operand.dtype, operand.row,
-          operand.col};
-}
-
-// float32 the register tiles can read in place.
-struct Floats {
-  const float* data;
-  int64_t row, col;
-};
 
 // What a step after the normaliser does when p is not yet divided by the sum: multiplying and zeroing commute with the
 // division, another constant does not.
@@ -49,23 +32,6 @@ bool NeedsNormalised(const AttentionProblem& problem) {
     if (problem.steps[i].op == Opcode::kPostSelect && problem.steps[i].c != 0.0f) return true;
   }
   return false;
-}
-
-// The trailing steps that only replace logits (BAND, SELECT): a logit outside one of their bands ends as one of their
-// fills, whatever it was.
-struct Fills {
-  int first;      // step
-  float largest;  // fill, +inf where there is a NaN
-};
-Fills TrailingFills(const AttentionProblem& problem) {
-  Fills fills{problem.n_logit_steps, -kInfinity};
-  while (fills.first > 0) {
-    const Step& step = problem.steps[fills.first - 1];
-    if (step.op != Opcode::kBand && step.op != Opcode::kSelect) break;
-    if (!(step.c <= fills.largest)) fills.largest = step.c == step.c ? step.c : kInfinity;
-    --fills.first;
-  }
-  return fills;
 }
 
 // One panel of queries, at most kPanelLanes of them.
@@ -86,12 +52,7 @@ enum class Pass {
 class Item {
  public:
   Item(const AttentionProblem& problem, const AttentionPlan& plan, int64_t item, float* scratch)
-      : problem_(problem), fills_(TrailingFills(problem)), position_(item / plan.tiles) {
-    int64_t rest = position_;
-    for (int i = problem.n_parallel - 1; i >= 0; --i) {
-      index_.at[i] = rest % problem.dims[i];
-      rest /= problem.dims[i];
-    }
+      : problem_(problem), fills_(TrailingFills(problem)), position_(item / plan.tiles), index_(IndexOf(problem, position_)) {
     x_ = scratch;
     modifier_ = x_ + kKeysPerBlock * kPanelLanes;
     k_block_ = modifier_ + kKeysPerBlock * kPanelLanes;
@@ -152,7 +113,17 @@ class Item {
     }
   }
 
+  void StoreResiduals(const Panel& panel) {
+    if (problem_.maximum == nullptr) return;
+    const int64_t row = position_ * problem_.T + panel.t0;
+    for (int64_t i = 0; i < panel.queries; ++i) {
+      problem_.maximum[row + i] = panel.max[i];
+      problem_.sum[row + i] = panel.sum[i];
+    }
+  }
+
   void Finish(const Panel& panel) {
+    StoreResiduals(panel);
     const bool scaled = problem_.S == 0 || NeedsNormalised(problem_);
     for (int64_t i = 0; i < panel.lanes; ++i) panel.sum[i] = scaled ? 1.0f : 1.0f / panel.sum[i];
     const Operand& out = problem_.out;
@@ -176,28 +147,15 @@ class Item {
     for (int i = 0; i < n_panels_; ++i) {
       for (int64_t s0 = 0; s0 < problem_.S; s0 += kKeysPerBlock) {
         if (!OutsideBand(panels_[i], s0)) continue;
-        if (finite && FillsUnderflow(panels_[i])) break;
+        // Then the blocks outside the band add 0 to the sum, and 0 to the output as long as V is finite.
+        if (finite && FillsUnderflow(fills_, panels_[i].max, panels_[i].queries)) break;
         Process(panels_[i], s0, pass);
       }
     }
   }
 
   bool OutsideBand(const Panel& panel, int64_t s0) const {
-    for (int i = fills_.first; i < problem_.n_logit_steps; ++i) {
-      const Step& step = problem_.steps[i];
-      if (step.op != Opcode::kBand) continue;
-      if (Cover(step.lo, step.hi, s0, Keys(s0), panel.t0, panel.queries).none) return true;
-    }
-    return false;
-  }
-
-  // Whether exp(fill - max) is 0 in float32 for each query: then the blocks outside the band add 0 to the sum, and 0 to
-  // the output as long as V is finite.
-  bool FillsUnderflow(const Panel& panel) const {
-    for (int64_t i = 0; i < panel.queries; ++i) {
-      if (!(panel.max[i] > fills_.largest + 110.0f)) return false;
-    }
-    return true;
+    return ZENITH_ISA::OutsideBand(problem_, fills_, s0, Keys(s0), panel.t0, panel.queries);
   }
 
   bool ValuesFinite() const {
@@ -214,24 +172,13 @@ class Item {
 
   int64_t Keys(int64_t s0) const { return Min(kKeysPerBlock, problem_.S - s0); }
 
-  // The block as float32: in place where that is as fast, else copied to scratch, once for all panels.
   Floats Block(const Operand& operand, int64_t s0, int64_t cols, float* copy, int64_t* held) {
-    Matrix view = ViewAt(operand, operand.Offset(index_, problem_.n_parallel) + s0 * operand.row);
-    const bool compact = operand.col == 1 && operand.row == cols;
-    if (operand.dtype == Dtype::kF32 && (compact || n_panels_ == 1)) {
-      return {static_cast<const float*>(view.data), view.row, view.col};
-    }
-    if (*held != s0) CopyRows(view, Keys(s0), cols, copy);
-    *held = s0;
-    return {copy, cols, 1};
+    const int64_t offset = operand.Offset(index_, problem_.n_parallel);
+    return KeyBlock(operand, offset, s0, Keys(s0), cols, n_panels_ == 1, copy, held);
   }
 
   void Process(Panel& panel, int64_t s0, Pass pass) {
-    switch (panel.lanes / kWidth) {
-      case 1: return ProcessLanes<1>(panel, s0, pass);
-      case 2: return ProcessLanes<2>(panel, s0, pass);
-      case 3: return ProcessLanes<3>(panel, s0, pass);
-    }
+    WithWidth(panel.lanes / kWidth, [&](auto vecs) { ProcessLanes<decltype(vecs)::value>(panel, s0, pass); });
   }
 
   template <int NV>
@@ -256,21 +203,12 @@ class Item {
                [&](float* out, int i, Vec sum) { Store(out, Fma(ZENITH_ISA::Load(out), decay[i], sum)); });
   }
 
-  // x = program(K Q^T); a leading SCALE is applied on the way.
+  // x = program(K Q^T)
   template <int NV>
   void Logits(const Panel& panel, const LogitTile& tile) {
-    const bool scales = problem_.n_logit_steps > 0 && problem_.steps[0].op == Opcode::kScale;
-    const Vec scale = Broadcast(scales ? problem_.steps[0].c : 1.0f);
     const Floats k = Block(problem_.k, tile.s0, problem_.D, k_block_, &k_held_);
-    int64_t d = 0;
-    do {
-      const int64_t depth = Min(kDepthPerSum, problem_.D - d);
-      Matmul<NV>(k.data + d * k.col, k.row, k.col, panel.q + d * panel.lanes, tile.keys, depth, tile.x,
-                 [&](float* x, int, Vec sum) {
-                   Store(x, Fma(sum, scale, d == 0 ? Broadcast(0.0f) : ZENITH_ISA::Load(x)));
-                 });
-    } while ((d += kDepthPerSum) < problem_.D);  // once for D = 0: the logits are 0
-    for (int i = scales ? 1 : 0; i < problem_.n_logit_steps; ++i) {
+    Product<NV>(k, panel.q, tile.keys, problem_.D, LeadingScale(problem_), tile.x);
+    for (int i = BeginsWithScale(problem_) ? 1 : 0; i < problem_.n_logit_steps; ++i) {
       RunStep(problem_, index_, problem_.steps[i], tile, modifier_);
     }
   }
@@ -328,7 +266,7 @@ class Item {
   const AttentionProblem& problem_;
   const Fills fills_;
   const int64_t position_;
-  ParallelIndex index_;
+  const ParallelIndex index_;
   Panel panels_[kMaxPanels];
   int n_panels_ = 0;
   float decay_[kPanelLanes];

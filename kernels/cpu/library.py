@@ -10,7 +10,7 @@ from pathlib import Path
 NAME = "libzenith_cpu.so"
 
 #: Custom-call targets, which are also the symbols of their handlers.
-TARGETS = ("zenith_attention",)
+TARGETS = ("zenith_attention", "zenith_attention_vjp")
 
 
 class KernelLibraryMissing(ImportError):

@@ -5,8 +5,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -56,6 +58,25 @@ void ParallelFor(xla::ffi::ThreadPool& pool, int64_t threads, int64_t items, con
     });
   }
   work();
+}
+
+// Runs run(item, scratch) for each item, with `floats` floats of scratch that are the thread's own.
+template <class Run>
+xla::ffi::Error ParallelForWithScratch(xla::ffi::ThreadPool& pool, int64_t threads, int64_t items, int64_t floats,
+                                       const Run& run) {
+  std::atomic<bool> out_of_memory{false};
+  ParallelFor(pool, threads, items, [&](auto next) {
+    auto bytes = static_cast<size_t>(floats) * sizeof(float);
+    std::unique_ptr<float, decltype(&std::free)> scratch(
+        static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
+    if (!scratch) out_of_memory = true;
+    for (int64_t item = next(); item >= 0; item = next()) {
+      if (scratch) run(item, scratch.get());
+    }
+  });
+  if (!out_of_memory) return xla::ffi::Error::Success();
+  return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted,
+                         "no memory for " + std::to_string(floats) + " floats of scratch a thread");
 }
 
 }  // namespace zenith

@@ -131,6 +131,13 @@ def _value_product(softmax: Softmax, use: WeightedUse) -> ValueProduct | NoMatch
         return NoMatch(dot, "the product after the softmax does not sum over the softmax's own axis")
     if dot.operands[0] == dot.operands[1]:
         return NoMatch(dot, "the probabilities are multiplied by themselves")
+    masked = softmax.kept is not None or any(step.kind == "post_select" for step in use.steps)
+    if softmax.guarded and masked:
+        return NoMatch(
+            dot,
+            "the softmax guards against an infinite maximum, and a mask after it may hide what is not a number",
+            "use jax.nn.softmax",
+        )
     other, out = dot_other_view(softmax.space, dot, use.index, use.view)
     operand = Operand(dot.operands[1 - use.index], other)
     return ValueProduct(dot, operand, out, (*use.ops, dot), use.steps, dot.results[0])

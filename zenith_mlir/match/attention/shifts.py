@@ -20,6 +20,13 @@ class Shifted:
     ops: list[ir.Operation]
     others: tuple[ir.Value, ...]
 
+    @property
+    def guarded(self) -> bool:
+        """Whether 0 stands in for an infinite maximum. A row with +inf then is NaN there and 0 elsewhere, not NaN
+        everywhere.
+        """
+        return any(op.name == "stablehlo.is_finite" for op in self.ops)
+
     def check(self, sink: ir.Value | None) -> None:
         """Raises: NoMatch if the maximum is of more than the logits and the `sink`, or not of the sink too."""
         known = [] if sink is None else [source(sink)]

@@ -46,7 +46,8 @@ class Softmax:
     `view` names the dimensions of `logits` and of the results; `probabilities` are the values e / sum(e); `ops` are the
     operations between. With a `sink`, one more logit takes part in the sum and in nothing else; `sink_view` names its
     dimensions, which are those of a row. With `deferred`, `probabilities` lack the division by the sum: it comes after
-    the product with the values.
+    the product with the values. With `normalised`, `probabilities` are an exponential themselves, equal to these
+    exponentials over their sum. `guarded` says that 0 stands in for an infinite maximum (`Shifted.guarded`).
     """
 
     logits: ir.Value
@@ -59,6 +60,8 @@ class Softmax:
     sink_view: View = ()
     kept: Kept | None = None
     deferred: Deferred | None = None
+    normalised: ir.Value | None = None
+    guarded: bool = False
 
     @property
     def block(self) -> ir.Block:
@@ -124,7 +127,7 @@ def _divided(row_sum: RowSum, divisions: list[Quotient]) -> Softmax | None:
     require_hidden(row_sum, shifted.logits)
     stops = {row_sum.exponential.results[0], *([] if sink is None else [sink.value])}
     ops = [*shifted.ops, row_sum.exponential, *between(stops, quotient.op), row_sum.total]
-    softmax = Softmax(shifted.logits, quotient.op.results[0], view, axis, space, ops)
+    softmax = Softmax(shifted.logits, quotient.op.results[0], view, axis, space, ops, guarded=shifted.guarded)
     if sink is None:
         return without_sink_column(softmax)
     softmax.sink, softmax.sink_view = sink.value, sink.view
@@ -160,5 +163,10 @@ def _exponentiated(exponential: ir.Operation, found: Logarithm) -> Softmax | Non
     ops = [*shifted.ops, row_sum.exponential, *between(stops, exponential, subtrahends=True)]
     mask = found.mask
     kept = None if mask is None else Kept(mask, mask.operands[0], found.keeps_where_false)
-    softmax = Softmax(shifted.logits, exponential.results[0], view, axis, space, ops, kept=kept)
-    return softmax if kept is not None else without_sink_column(softmax)
+    softmax = Softmax(
+        shifted.logits, exponential.results[0], view, axis, space, ops, kept=kept, guarded=shifted.guarded
+    )
+    if kept is not None:
+        return softmax
+    softmax.normalised = row_sum.exponential.results[0]
+    return without_sink_column(softmax)

@@ -10,8 +10,8 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import defining_op, element_type, float_width, int_list, shape, splat
 from zenith_mlir.match.attention.gradient.polynomial import Atom, NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.logits import SHAPE_OPS, keeps_precision
-from zenith_mlir.match.attention.softmax import reduction
-from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
+from zenith_mlir.match.attention.softmax import Softmax, reduction
+from zenith_mlir.match.axes import View, axes_of, operand_view
 
 # How far up an expression is read; what lies beyond is an atom.
 _MAX_DEPTH = 48
@@ -20,11 +20,13 @@ _MAX_DEPTH = 48
 class Reader:
     """Reads values as polynomials.
 
-    `views` are the views of values on the way from the exponentials: sums along `column` are recognised among them.
+    `views` are the views of values on the way from the exponentials: sums along the softmax axis are recognised among
+    them.
     """
 
-    def __init__(self, space: AxisSpace, column: Axis, views: Mapping[ir.Value, View]) -> None:
-        self._space, self._column, self._views = space, column, views
+    def __init__(self, softmax: Softmax, views: Mapping[ir.Value, View]) -> None:
+        self._space, self._column, self._views = softmax.space, softmax.axis, views
+        self._quotients = {} if softmax.normalised is None else {softmax.probabilities: softmax.normalised}
         self._known: dict[tuple[ir.Value, View], Polynomial] = {}
         self._depth = 0
 
@@ -55,6 +57,9 @@ class Reader:
         number = splat(value)
         if number is not None and math.isfinite(number):
             return Polynomial.constant(float(number))
+        if value in self._quotients:
+            weights = Polynomial.of(Tensor(self._quotients[value], view))
+            return weights * self.total(weights).reciprocal()
         op = defining_op(value)
         handler = None if op is None or self._depth > _MAX_DEPTH else _READERS.get(op.name)
         if handler is not None and op is not None:

@@ -52,7 +52,7 @@ def _region(softmax: Softmax) -> Region:
 
 def _products_with_cotangent(softmax: Softmax, region: Region) -> Iterator[tuple[Operand, Operand]]:
     """(cotangent, values) of products that meet the probabilities in what gradients multiply."""
-    reader = Reader(softmax.space, softmax.axis, region.views)
+    reader = Reader(softmax, region.views)
     for use in region.uses:
         if use.op.name != "stablehlo.dot_general":
             continue

@@ -77,7 +77,7 @@ class _Backward:
         self._space, self._block = self._parts.softmax.space, self._parts.softmax.block
         self._column, self._rows = self._parts.softmax.axis, self._parts.scores.rows
         self._region = self._downstream()
-        self._reader = Reader(self._space, self._column, self._region.views)
+        self._reader = Reader(self._parts.softmax, self._region.views)
         dots = [use for use in self._region.uses if use.op.name == "stablehlo.dot_general"]
         self._forward = {self._parts.values.dot} if site.result is not None else set()
         self._dots = [use for use in dots if use.op not in self._forward]

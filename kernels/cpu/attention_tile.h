@@ -1,0 +1,124 @@
+// What the forward and the backward of attention have in common: how a tile of logits is made, and when none is needed.
+#pragma once
+
+#include "attention.h"
+#include "attention_program.h"
+#include "elements.h"
+#include "matmul.h"
+
+namespace zenith::ZENITH_ISA {
+
+// Long sums are sums of sums: rounding errors grow with the number of terms, and equal terms all round the same way.
+constexpr int64_t kDepthPerSum = 256;
+static_assert(kVecsPerTile == 3, "WithWidth() has a case for each number of vectors");
+constexpr int64_t kPanelLanes = kVecsPerTile * kWidth;
+
+constexpr float kInfinity = __builtin_inff();
+
+inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// Calls f with the number of vectors, 1 to kVecsPerTile, as a constant.
+template <class F>
+inline void WithWidth(int64_t vecs, F f) {
+  switch (vecs) {
+    case 1: return f(Constant<1>{});
+    case 2: return f(Constant<2>{});
+    case 3: return f(Constant<3>{});
+  }
+}
+
+inline Matrix ViewAt(const Operand& operand, int64_t offset) {
+  return {static_cast<const char*>(operand.data) + offset * ElementBytes(operand.dtype), operand.dtype, operand.row,
+          operand.col};
+}
+
+// The place of number `position` of `problem.count`.
+inline ParallelIndex IndexOf(const AttentionProblem& problem, int64_t position) {
+  ParallelIndex index{};
+  for (int i = problem.n_parallel - 1; i >= 0; --i) {
+    index.at[i] = position % problem.dims[i];
+    position /= problem.dims[i];
+  }
+  return index;
+}
+
+// float32 the register tiles can read in place.
+struct Floats {
+  const float* data;
+  int64_t row, col;
+};
+
+// The keys s0 .. s0 + keys of K or V as float32: in place where that is as fast, else copied to `copy`, once for all
+// panels of queries. `held` is the first key of the block that the copy holds, -1 at first.
+inline Floats KeyBlock(const Operand& operand, int64_t offset, int64_t s0, int64_t keys, int64_t cols, bool one_panel,
+                       float* copy, int64_t* held) {
+  const Matrix view = ViewAt(operand, offset + s0 * operand.row);
+  const bool compact = operand.col == 1 && operand.row == cols;
+  if (operand.dtype == Dtype::kF32 && (compact || one_panel)) {
+    return {static_cast<const float*>(view.data), view.row, view.col};
+  }
+  if (*held != s0) CopyRows(view, keys, cols, copy);
+  *held = s0;
+  return {copy, cols, 1};
+}
+
+// x[keys, lanes] = scale * A(keys, depth) B[depth, lanes].
+template <int NV>
+inline void Product(const Floats& a, const float* b, int64_t keys, int64_t depth, float scale, float* x) {
+  const Vec factor = Broadcast(scale);
+  int64_t d = 0;
+  do {
+    Matmul<NV>(a.data + d * a.col, a.row, a.col, b + d * NV * kWidth, keys, Min(kDepthPerSum, depth - d), x,
+               [&](float* to, int, Vec sum) { Store(to, Fma(sum, factor, d == 0 ? Broadcast(0.0f) : Load(to))); });
+  } while ((d += kDepthPerSum) < depth);  // once for depth 0: the sums are 0
+}
+
+// Whether the steps begin with a SCALE, which `Product` applies on the way.
+inline bool BeginsWithScale(const AttentionProblem& problem) {
+  return problem.n_logit_steps > 0 && problem.steps[0].op == Opcode::kScale;
+}
+inline float LeadingScale(const AttentionProblem& problem) {
+  return BeginsWithScale(problem) ? problem.steps[0].c : 1.0f;
+}
+
+// The trailing steps that only replace logits (BAND, SELECT): a logit outside one of their bands ends as one of their
+// fills, whatever it was.
+struct Fills {
+  int first;      // step
+  float largest;  // fill, +inf where there is a NaN
+};
+inline Fills TrailingFills(const AttentionProblem& problem) {
+  Fills fills{problem.n_logit_steps, -kInfinity};
+  while (fills.first > 0) {
+    const Step& step = problem.steps[fills.first - 1];
+    if (step.op != Opcode::kBand && step.op != Opcode::kSelect) break;
+    if (!(step.c <= fills.largest)) fills.largest = step.c == step.c ? step.c : kInfinity;
+    --fills.first;
+  }
+  return fills;
+}
+
+// Whether every logit of the tile ends as a fill.
+inline bool OutsideBand(const AttentionProblem& problem, const Fills& fills, int64_t s0, int64_t keys, int64_t t0,
+                        int64_t queries) {
+  for (int i = fills.first; i < problem.n_logit_steps; ++i) {
+    const Step& step = problem.steps[i];
+    if (step.op == Opcode::kBand && Cover(step.lo, step.hi, s0, keys, t0, queries).none) return true;
+  }
+  return false;
+}
+
+// Whether exp(fill - max) is 0 in float32 for each query.
+inline bool FillsUnderflow(const Fills& fills, const float* max, int64_t queries) {
+  for (int64_t i = 0; i < queries; ++i) {
+    if (!(max[i] > fills.largest + 110.0f)) return false;
+  }
+  return true;
+}
+
+}  // namespace zenith::ZENITH_ISA

@@ -1,0 +1,153 @@
+"""zenith.attention_vjp on CPU: what the kernel takes, when it pays, and the call for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zenith_mlir.dialects.attention import AttentionSpec
+from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
+from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
+from zenith_mlir.dialects.labelled import plain, spread
+from zenith_mlir.kernels.cpu import attention_arguments
+from zenith_mlir.kernels.cpu.attention_arguments import Modifier, modifiers_of, strides
+
+if TYPE_CHECKING:
+    import jax
+
+    from zenith_mlir.kernels.cpu import attention_vjp as kernel
+
+
+def refuse(request: Request) -> Refusal | None:
+    """Limits first (types, axes, steps without a simple gradient), then worth (short sequences)."""
+    spec: AttentionVjpSpec = request.spec
+    if any(step.kind == "post_select" and step.value for step in spec.attention.steps):
+        return Refusal("the CPU kernel has no gradient where probabilities are replaced by a constant other than 0")
+    for gradient in spec.gradients:
+        refusal = _refuse_gradient(spec.attention, gradient)
+        if refusal is not None:
+            return refusal
+    roles, residuals, cotangent = spec.split(request.operands)
+    floats = (*roles[:3], *residuals[:1], cotangent, *request.results)
+    return attention_arguments.refuse(spec.attention, floats, request.min_seq)
+
+
+def _refuse_gradient(spec: AttentionSpec, gradient: Gradient) -> Refusal | None:
+    if gradient.role < 3:
+        return None
+    readers = [step for step in spec.steps if step.operand == gradient.role]
+    if any(step.is_sink for step in readers) and "s" in gradient.layout.axes:
+        return Refusal("the gradient of an attention sink is wanted for each key, which it does not have")
+    if any(step.kind in ("select", "post_select") for step in readers):
+        return Refusal("a gradient of a mask is wanted")
+    own = spec.role_layouts[gradient.role].axes
+    if any(step.kind == "divide" for step in readers) and not set(own) <= set(gradient.layout.axes):
+        return Refusal("the gradient of a divisor is wanted summed over axes along which it varies")
+    return None
+
+
+def build(request: Request) -> Callable[..., list[jax.Array]]:
+    """The call of the kernel: operands are read in place through strides, gradients are summed where they are made.
+
+    The function returns a gradient for each of the spec's, in the dtypes of the request's results.
+    """
+    import jax.numpy as jnp
+
+    from zenith_mlir.kernels.cpu.attention_vjp import attention_vjp_call
+
+    spec: AttentionVjpSpec = request.spec
+    attention = spec.attention
+    modifiers, arguments = modifiers_of(attention), attention_arguments.arguments(attention)
+    wanted = [_kernel_gradients(attention, gradient, modifiers) for gradient in spec.gradients]
+
+    def vjp(*operands: jax.Array) -> list[jax.Array]:
+        roles, kept, cotangent = spec.split(operands)
+        q, k, v = roles[:3]
+        turned = [modifier.of(roles) for modifier in modifiers]
+        out, maximum, total = kept or _residuals(attention, (q, k, v), turned, arguments)
+        found = attention_vjp_call(
+            q,
+            k,
+            v,
+            out,
+            maximum,
+            total,
+            cotangent,
+            turned,
+            gradients=[gradient for gradients in wanted for gradient in gradients],
+            cotangent_strides=strides(attention, spec.cotangent, "t", "e"),
+            **arguments,
+        )
+        rest, results = iter(found), []
+        for gradient, parts, result in zip(spec.gradients, wanted, request.results, strict=True):
+            total = jnp.zeros(result.shape, jnp.float32)
+            for part in parts:
+                total += _through_turn(attention, gradient, modifiers, part.role, next(rest), roles)
+            results.append((gradient.factor * total).astype(result.dtype))
+        return results
+
+    return vjp
+
+
+def _kernel_gradients(spec: AttentionSpec, gradient: Gradient, modifiers: Sequence[Modifier]) -> list[kernel.Gradient]:
+    """What the kernel has to compute for `gradient`: one for each modifier that its role is turned into."""
+    from zenith_mlir.kernels.cpu import attention_vjp as kernel
+
+    (contracted,) = spec.contracted
+    shape = gradient.layout.shape(spec.axes)
+    if gradient.role < 3:
+        last = (("t", contracted), ("s", contracted), ("s", "e"))[gradient.role]
+        return [kernel.Gradient(gradient.role, strides(spec, gradient.layout, *last), shape)]
+    return [
+        kernel.Gradient(kernel.FIRST_MODIFIER + i, strides(spec, gradient.layout, "t", "s"), shape)
+        for i, modifier in enumerate(modifiers)
+        if modifier.role == gradient.role
+    ]
+
+
+def _through_turn(
+    spec: AttentionSpec,
+    gradient: Gradient,
+    modifiers: Sequence[Modifier],
+    role: int,
+    found: jax.Array,
+    roles: Sequence[jax.Array],
+) -> jax.Array:
+    """The gradient of a role, given that of the modifier (-m, 1/m) that the kernel read in its place."""
+    if role < 3:
+        return found
+    turn = modifiers[role - 3].turn
+    if turn == "minus":
+        return -found
+    if turn == "reciprocal":
+        return found * _minus_reciprocal_square(spec, gradient, roles[gradient.role])
+    return found
+
+
+def _minus_reciprocal_square(spec: AttentionSpec, gradient: Gradient, m: jax.Array) -> jax.Array:
+    """-1/m², laid out as the gradient and repeated along axes that m lacks."""
+    import jax.numpy as jnp
+
+    axes = gradient.layout.axes
+    wide = spread(m.astype(jnp.float32), spec.role_layouts[gradient.role], spec.axes, axes)
+    repeated = jnp.broadcast_to(wide, plain(axes).shape(spec.axes))
+    return -1 / jnp.square(repeated.reshape(gradient.layout.shape(spec.axes)))
+
+
+def _residuals(
+    spec: AttentionSpec,
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    modifiers: Sequence[jax.Array],
+    arguments: dict[str, Any],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """out, maximum and sum of a forward that did not keep them; out in float32, since nobody else reads it."""
+    import jax.numpy as jnp
+
+    from zenith_mlir.kernels.cpu.attention import attention_residuals_call
+
+    return attention_residuals_call(
+        *arrays, modifiers, **arguments, out_shape=spec.out.shape(spec.axes), out_dtype=jnp.float32
+    )
+
+
+IMPLEMENTATION = Implementation("cpu-flash-vjp", "cpu", refuse, build)

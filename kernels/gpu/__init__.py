@@ -1,0 +1,1 @@
+"""Implementations on NVIDIA GPUs, one library or kernel a file."""
