@@ -99,7 +99,7 @@ def _choose(composite: ir.Operation, ctx: PassContext, min_seq: int) -> Choice:
         return Refusal(f"there is no kernel for {ctx.target.platform}")
     refusals = []
     for implementation in here:
-        refusal = implementation.refuse(request)
+        refusal = implementation.refuse_under(ctx.numerics) or implementation.refuse(request)
         if refusal is None:
             return implementation, request
         refusals.append(refusal)

@@ -4,7 +4,7 @@ gradient a zenith.attention_vjp.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
@@ -15,7 +15,7 @@ from zenith_mlir.dialects.attention import NAME, AttentionSpec
 from zenith_mlir.ir.composites import walk_program
 from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, producer, shape
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.ir.row_statistics import emit_row_statistics
+from zenith_mlir.ir.row_statistics import RowView, emit_row_statistics
 from zenith_mlir.ir.stacks import NotStacked, loop_around
 from zenith_mlir.match.attention import (
     GradientSite,
@@ -28,6 +28,7 @@ from zenith_mlir.match.attention import (
     recompute_stacked,
     repetitions,
 )
+from zenith_mlir.match.axes import View
 from zenith_mlir.module import Module
 from zenith_mlir.passes.simplify import Simplify
 from zenith_mlir.registry import Pass, register
@@ -176,11 +177,20 @@ def _outline_gradient(module: Module, gradient: GradientSite, statistics: list[i
 
 def _row_statistics(site: Site, anchor: ir.Operation) -> tuple[list[ir.Operation], list[ir.Value]]:
     """Operations for the maximum and the sum of each row of logits, laid out as the composite has them."""
-    softmax, names = site.anatomy.softmax, site.anatomy.names
-    axes = [axis for dim in softmax.space.resolve_view(softmax.view) for axis in dim]
+    softmax = site.anatomy.softmax
+    logits = _row_view(site, softmax.view, site.spec.logit_axes)
+    sink = None if softmax.sink is None else (softmax.sink, _row_view(site, softmax.sink_view, site.spec.rows.axes))
+    return emit_row_statistics(softmax.logits, logits.split, logits.permutation, anchor, sink)
+
+
+def _row_view(site: Site, view: View, order: Sequence[str]) -> RowView:
+    """How a value with that view is brought to dimensions in that order."""
+    space, names = site.anatomy.softmax.space, site.anatomy.names
+    axes = [axis for dim in space.resolve_view(view) for axis in dim]
     labels = [names[axis] for axis in axes]
-    permutation = [labels.index(name) for name in site.spec.logit_axes]
-    return emit_row_statistics(softmax.logits, [softmax.space.size(axis) for axis in axes], permutation, anchor)
+    present = [name for name in order if name in labels]
+    permutation = [labels.index(name) for name in present]
+    return RowView([space.size(axis) for axis in axes], permutation, [order.index(name) for name in present])
 
 
 def _report(ctx: PassContext, composite: ir.Operation, spec: AttentionSpec, repeated: bool) -> None:

@@ -21,10 +21,18 @@ from zenith_mlir.ir.composites import composite_attributes, composite_name, zeni
 NOT_MATCHED = {
     "clipped": "the gradient through minimum is not fused",
     "one query": "",
-    "attention sink": "",
-    "attention sink in the sum": "the gradient of an attention with sinks is not fused",
-    "attention sink under the maximum": "the gradient of an attention with sinks is not fused",
-    "inside scan": "",
+    "division deferred, sink": "the gradient of an attention with a sink of this form is not fused",
+    **dict.fromkeys(
+        [
+            "division deferred",
+            "division deferred, by a reciprocal",
+            "division deferred, bfloat16",
+            "division deferred, sink column",
+            "division deferred, mask",
+            "exp of log_softmax where",
+        ],
+        "a product in the gradient is none that the derivative of this attention has",
+    ),
 }
 
 
@@ -77,13 +85,14 @@ def names(programs: Sequence[Program]) -> list[str]:
     return [program.name for program in programs]
 
 
-MATCHED = [program for program in RAISED if program.name not in NOT_MATCHED]
+# The scan is for test_raise_attention_loops.py.
+MATCHED = [program for program in RAISED if program.name not in [*NOT_MATCHED, "inside scan"]]
 
 
 @pytest.mark.parametrize("program", MATCHED, ids=names(MATCHED))
 def test_forward_and_backward_are_raised_together(program: Program) -> None:
     module = differentiated(program)
-    assert passed(module) == ["zenith.attention", "zenith.attention_vjp"], missed(module)
+    assert sorted(passed(module)) == ["zenith.attention", "zenith.attention_vjp"], missed(module)
     assert "escapes = false" in module.text()
     main = module.text().split("func.func public @main")[1].split("\n  }")[0]
     assert "exponential" not in main, "the probabilities survive"

@@ -42,5 +42,5 @@ def _trace(function: Callable[..., Any], operands: Sequence[TensorSpec], platfor
 
     arguments = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in operands]
     with jax.enable_x64(True):  # or 64-bit operands would be traced as 32-bit ones
-        lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
+        lowered = jax.jit(function, keep_unused=True).trace(*arguments).lower(lowering_platforms=(platform,))
     return str(lowered.compiler_ir("stablehlo"))

@@ -43,8 +43,6 @@ def derivative(
     Raises: NoMatch at a step that is not differentiated; NotPolynomial if a term grows too long.
     """
     posts = [i for i, step in enumerate(raw) if step.kind.startswith("post_")]
-    if any(step.kind == "sink" for step in raw):
-        raise NoMatch(raw[0].op, "the gradient of an attention with sinks is not fused")
     operands: dict[int, Polynomial] = {}
     p, *_ = weights = value_weights(reader, softmax, raw)
     current = cotangent
@@ -52,8 +50,10 @@ def derivative(
         if raw[i].kind == "post_multiply" and i in wanted:
             operands[i] = current * before
         current = current * _factor(reader, raw[i])
-    current = p * (current - reader.total(p * current))
-    for i, step in reversed([(i, step) for i, step in enumerate(raw) if i not in posts]):
+    mean = reader.total(p * current)
+    current = p * (current - mean)
+    operands |= {i: (reader.sink_share() * mean).scaled(-1.0) for i in wanted if raw[i].kind == "sink"}
+    for i, step in reversed([(i, step) for i, step in enumerate(raw) if i not in posts and step.kind != "sink"]):
         rule = _RULES.get(step.kind)
         if rule is None:
             raise NoMatch(step.op, f"the gradient through {step.kind} is not fused")

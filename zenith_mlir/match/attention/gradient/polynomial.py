@@ -33,7 +33,12 @@ class Total:
     product: Monomial
 
 
-Atom: TypeAlias = Tensor | Total
+@dataclass(frozen=True)
+class Normaliser:
+    """What the exponentials of a row are divided by, where that is more than their own sum."""
+
+
+Atom: TypeAlias = Tensor | Total | Normaliser
 # Exponents of atoms.
 Monomial: TypeAlias = frozenset[tuple[Atom, int]]
 ONE: Monomial = frozenset()
@@ -99,6 +104,16 @@ class Polynomial:
             result += Polynomial({monomial - inside: coefficient}) * summed
         return result
 
+    def replaced(self, atom: Atom, by: Polynomial) -> Polynomial:
+        """With `by` in the place of `atom`, which nothing is divided by."""
+        result = Polynomial({})
+        for monomial, coefficient in self.terms.items():
+            term = Polynomial({frozenset(factor for factor in monomial if factor[0] != atom): coefficient})
+            for _ in range(dict(monomial).get(atom, 0)):
+                term = term * by
+            result += term
+        return result
+
     def ratio_to(self, other: Polynomial) -> float | None:
         """c where self = c · other, c not 0; None if there is none."""
         if self.terms.keys() != other.terms.keys() or not self.terms:
@@ -142,6 +157,8 @@ def _mapped(monomial: Monomial, view_of: Callable[[View], View]) -> Monomial:
     def atom_mapped(atom: Atom) -> Atom:
         if isinstance(atom, Total):
             return Total(_mapped(atom.product, view_of))
+        if isinstance(atom, Normaliser):
+            return atom
         return Tensor(atom.value, view_of(atom.view), atom.boolean)
 
     return frozenset((atom_mapped(atom), exponent) for atom, exponent in monomial)

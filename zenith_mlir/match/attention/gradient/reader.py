@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, element_type, float_width, int_list, shape, splat
-from zenith_mlir.match.attention.gradient.polynomial import Atom, NotPolynomial, Polynomial, Tensor
+from zenith_mlir.match.attention.gradient.polynomial import Atom, Normaliser, NotPolynomial, Polynomial, Tensor
+from zenith_mlir.match.attention.gradient.sink import sink_of, weights, without_dim
 from zenith_mlir.match.attention.logits import SHAPE_OPS, keeps_precision
 from zenith_mlir.match.attention.softmax import Softmax, reduction
 from zenith_mlir.match.axes import View, axes_of, operand_view
@@ -26,6 +27,11 @@ class Reader:
 
     def __init__(self, softmax: Softmax, views: Mapping[ir.Value, View]) -> None:
         self._space, self._column, self._views = softmax.space, softmax.axis, views
+        self._sink = sink_of(softmax)
+        self._weights = Polynomial({})
+        if self._sink is not None:
+            (first, *_) = weights(softmax)
+            self._weights = Polynomial.of(Tensor(first, softmax.view))
         self._quotients = {} if softmax.normalised is None else {softmax.probabilities: softmax.normalised}
         self._known: dict[tuple[ir.Value, View], Polynomial] = {}
         self._depth = 0
@@ -48,7 +54,24 @@ class Reader:
 
     def total(self, polynomial: Polynomial) -> Polynomial:
         """The sum along the softmax axis."""
-        return polynomial.total(self._varies, self._space.size(self._column))
+        count = self._space.size(self._column)
+        total = polynomial.total(self._varies, count)
+        if self._sink is None:
+            return total
+        ((own, _),) = self._resolved(self._weights).total(self._varies, count).terms.items()
+        ((atom, _),) = own
+        return self._resolved(total).replaced(atom, Polynomial.of(Normaliser()) - self._sink_weight())
+
+    def sink_share(self) -> Polynomial:
+        """What the sink takes of a row: its exponential over what is divided by."""
+        return self._sink_weight() * Polynomial.of(Normaliser()).reciprocal()
+
+    def _sink_weight(self) -> Polynomial:
+        assert self._sink is not None
+        return self.read(self._sink.weight, self._sink.view)
+
+    def _resolved(self, polynomial: Polynomial) -> Polynomial:
+        return polynomial.mapped(self._space.resolve_view)
 
     def _varies(self, atom: Atom) -> bool:
         return isinstance(atom, Tensor) and self._column in axes_of(self._space.resolve_view(atom.view))
@@ -98,10 +121,22 @@ class Reader:
         if known is None:
             return None
         known = self._space.resolve_view(known)
+        if self._sink is not None and dims == [self._sink.dim] and self._sink.is_joined(operand):
+            at_sink = without_dim(known, self._sink.dim)
+            return self.total(self.read(operand, known)) + self.read(operand, at_sink) if at_sink == inner else None
         summed = [axis for i in dims for axis in known[i]]
         if summed != [self._column] or any(known[i] != inner[i] for i in range(len(known)) if i not in dims):
             return None
         return self.total(self.read(operand, known))
+
+    def slice(self, op: ir.Operation, view: View) -> Polynomial | None:
+        part = "" if self._sink is None else self._sink.slices(op)
+        return self.read(op.operands[0], view) if part else None
+
+    def pad(self, op: ir.Operation, view: View) -> Polynomial | None:
+        if self._sink is None or not self._sink.pads(op):
+            return None
+        return self.read(op.operands[0], view) if view[self._sink.dim] else Polynomial({})
 
 
 def _is_boolean(value: ir.Value) -> bool:
@@ -159,6 +194,8 @@ _READERS: dict[str, Callable[[Reader, ir.Operation, View], Polynomial | None]] =
     "stablehlo.reduce_precision": _rounding,
     "stablehlo.select": Reader.select,
     "stablehlo.reduce": Reader.reduce,
+    "stablehlo.slice": Reader.slice,
+    "stablehlo.pad": Reader.pad,
     "stablehlo.not": _not,
     "stablehlo.and": _booleans(lambda a, b: a * b),
     "stablehlo.or": _booleans(lambda a, b: a + b - a * b),

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zenith_mlir.ir.facts import defining_op, shape
+from zenith_mlir.ir.facts import defining_op
 from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Tensor
 from zenith_mlir.match.attention.gradient.reader import Reader
 from zenith_mlir.match.attention.gradient.region import Region, downstream
+from zenith_mlir.match.attention.gradient.sink import sink_of, weights
 from zenith_mlir.match.attention.operands import Operand, absorb
 from zenith_mlir.match.attention.products import ValueProduct, weighted_uses
 from zenith_mlir.match.attention.site import Site, site_of
@@ -41,12 +42,11 @@ def _value_product(softmax: Softmax) -> ValueProduct | None:
 
 
 def _region(softmax: Softmax) -> Region:
-    region = Region()
-    for op in softmax.ops:
-        if op.name == "stablehlo.exponential" and shape(op.results[0]) == shape(softmax.logits):
-            part = downstream(softmax.space, op.results[0], softmax.view, softmax.block, {softmax.axis})
-            region.views |= part.views
-            region.uses += part.uses
+    region, sink = Region(), sink_of(softmax)
+    for value in weights(softmax):
+        part = downstream(softmax.space, value, softmax.view, softmax.block, {softmax.axis}, sink)
+        region.views |= part.views
+        region.uses += part.uses
     return region
 
 

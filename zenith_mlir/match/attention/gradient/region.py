@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import has_static_shape, int_list, shape, users
+from zenith_mlir.match.attention.gradient.sink import Sink
 from zenith_mlir.match.attention.logits import SHAPE_OPS
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, result_view
 
@@ -38,15 +39,19 @@ class Region:
     uses: list[Use] = field(default_factory=list)
 
 
-def downstream(space: AxisSpace, value: ir.Value, view: View, block: ir.Block, large: set[Axis]) -> Region:
-    """Follow `value` through elementwise operations, shape operations and sums that keep all axes in `large`."""
+def downstream(
+    space: AxisSpace, value: ir.Value, view: View, block: ir.Block, large: set[Axis], sink: Sink | None = None
+) -> Region:
+    """Follow `value` through elementwise operations and shape operations that keep all axes in `large`; past the column
+    of a `sink`.
+    """
     region = Region({value: view})
     frontier = [value]
     while frontier:
         current = frontier.pop()
         known = region.views[current]
         for op in users(current):
-            moved = _moved(space, op, current, known) if op.block == block else None
+            moved = _moved(space, op, current, known, sink) if op.block == block else None
             if moved is None or not large <= axes_of(space.resolve_view(moved)):
                 indices = (i for i, operand in enumerate(op.operands) if operand == current)
                 region.uses += [Use(op, i, current, known) for i in indices]
@@ -56,10 +61,12 @@ def downstream(space: AxisSpace, value: ir.Value, view: View, block: ir.Block, l
     return region
 
 
-def _moved(space: AxisSpace, op: ir.Operation, value: ir.Value, view: View) -> View | None:
+def _moved(space: AxisSpace, op: ir.Operation, value: ir.Value, view: View, sink: Sink | None) -> View | None:
     """The view of the result of `op`, which uses `value`; None where its dimensions are not those of `value`."""
     if len(op.results) != 1 or not has_static_shape(op.results[0]):
         return None
+    if sink is not None and (sink.slices(op) == "main" or sink.pads(op)):
+        return view
     if op.name in SHAPE_OPS and op.name != "stablehlo.convert":
         return result_view(space, op, view)
     if op.name in _ELEMENTWISE:

@@ -6,7 +6,7 @@ what it multiplies is compared with that of the derivative: equal up to a consta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from jaxlib.mlir import ir
@@ -20,6 +20,7 @@ from zenith_mlir.match.attention.gradient.operands import absorb_gradient, is_su
 from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.gradient.reader import Reader
 from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
+from zenith_mlir.match.attention.gradient.sink import sink_of, weights, without_dim
 from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
 from zenith_mlir.match.attention.site import Site
 from zenith_mlir.match.attention.softmax import NoMatch
@@ -76,6 +77,7 @@ class _Backward:
         self._site, self._parts = site, site.anatomy
         self._space, self._block = self._parts.softmax.space, self._parts.softmax.block
         self._column, self._rows = self._parts.softmax.axis, self._parts.scores.rows
+        self._sink = sink_of(self._parts.softmax)
         self._region = self._downstream()
         self._reader = Reader(self._parts.softmax, self._region.views)
         dots = [use for use in self._region.uses if use.op.name == "stablehlo.dot_general"]
@@ -96,7 +98,7 @@ class _Backward:
             rules = derivative(self._reader, self._parts.softmax, self._parts.raw, set(self._float_roles()), product)
             for i, (use, poly) in enumerate(read):
                 found[i] = found[i] or self._score_gradient(use, poly, rules.scores)
-            found += [self._operand_gradient(use, rules) for use in self._sums()]
+            found += [self._operand_gradient(read_as, result, rules) for read_as, result in self._candidates()]
         for (use, _), gradient in zip(read, found, strict=False):
             if gradient is None:
                 raise NoMatch(use.op, "a product in the gradient is none that the derivative of this attention has")
@@ -106,11 +108,10 @@ class _Backward:
         softmax = self._parts.softmax
         large = {self._column} if self._rows is None else {self._column, self._rows}
         merged = Region()
-        for op in softmax.ops:
-            if op.name == "stablehlo.exponential" and shape(op.results[0]) == shape(softmax.logits):
-                part = downstream(self._space, op.results[0], softmax.view, self._block, large)
-                merged.views |= part.views
-                merged.uses += [use for use in part.uses if use not in merged.uses]
+        for value in weights(softmax):
+            part = downstream(self._space, value, softmax.view, self._block, large, self._sink)
+            merged.views |= part.views
+            merged.uses += [use for use in part.uses if use not in merged.uses]
         return merged
 
     def _read(self, use: Use) -> Polynomial:
@@ -210,30 +211,47 @@ class _Backward:
         raw = self._parts.raw
         return {i: role for i, role in self._parts.roles.items() if _is_float(raw[i].operand)}
 
-    def _sums(self) -> list[Use]:
-        """Uses that may be gradients of operands of steps: sums over other axes than the columns alone, and whatever
-        takes a value of full extent elsewhere.
+    def _candidates(self) -> Iterator[tuple[Operand, Operand]]:
+        """What may be gradients of operands of steps, each as what to read and the result to take: sums over other axes
+        than the columns alone, a sink's column, and whatever of full extent is used elsewhere.
         """
         dots = {use.op for use in self._dots} | self._forward
-        uses = [use for use in self._region.uses if use.op not in dots]
-        return [use for use in uses if not (is_sum(use.op) and self._summed(use) <= {self._column})]
+        for use in self._region.uses:
+            view = self._space.resolve_view(use.view)
+            if is_sum(use.op):
+                yield from self._summed(use, view)
+            elif self._sink is not None and self._sink.slices(use.op) == "sink":
+                column = Operand(use.op.results[0], without_dim(view, self._sink.dim))
+                yield column, column
+            elif use.op not in dots:
+                whole = Operand(use.value, view)
+                yield whole, whole
 
-    def _summed(self, use: Use) -> set[Axis]:
-        dims = int_list(use.op, "dimensions")
-        return set(self._space.resolve(axis for i in dims for axis in use.view[i]))
+    def _summed(self, use: Use, view: View) -> Iterator[tuple[Operand, Operand]]:
+        axes = {axis for i in int_list(use.op, "dimensions") for axis in view[i]}
+        result = Operand(use.op.results[0], reduced_view(use.op, view))
+        if not axes <= {self._column}:
+            yield Operand(use.value, view), result
+        elif self._sink is not None and self._rows is not None:
+            # The gradient of a sink is made of values of a row alone.
+            for further in downstream(self._space, result.value, result.view, self._block, {self._rows}).uses:
+                if is_sum(further.op):
+                    summed = Operand(further.op.results[0], reduced_view(further.op, further.view))
+                    yield Operand(further.value, further.view), summed
 
-    def _operand_gradient(self, use: Use, rules: Derivative) -> _Found | None:
-        poly = self._read(use)
+    def _operand_gradient(self, read: Operand, result: Operand, rules: Derivative) -> _Found | None:
+        poly = self._reader.read(read.value, read.view)
+        sinks = [role for i, role in self._float_roles().items() if self._parts.raw[i].kind == "sink"]
+        if not poly.terms and sinks:
+            # What flows through the maximum to the sink cancels, and is computed all the same.
+            return _Found(sinks[0], result, 0.0)
         for position, role in self._float_roles().items():
             expected = rules.operands.get(position)
             factor = None if expected is None else self._ratio(poly, expected)
             if factor is None:
                 continue
-            view = self._space.resolve_view(use.view)
-            if not is_sum(use.op):
-                return _Found(role, Operand(use.value, view), factor)
-            result = Operand(use.op.results[0], reduced_view(use.op, view))
-            return _Found(role, absorb_gradient(self._space, result, set()), factor)
+            whole = read.value == result.value and result.value in self._region.views
+            return _Found(role, result if whole else absorb_gradient(self._space, result, set()), factor)
         return None
 
     def _site_of(self, found: list[_Found], cotangent: Operand) -> GradientSite:
