@@ -1,4 +1,4 @@
-// RUN: zenith-opt %s --pass-pipeline=prepare,raise-attention | FileCheck %s
+// RUN: zenith-opt %s --pass-pipeline=prepare,raise-attention | filecheck %s
 
 // The division by the sum comes after the product with the values: the composite's result is the quotient.
 // CHECK-LABEL: func.func public @main
