@@ -21,10 +21,12 @@ from zenith_mlir.match.attention import (
     GradientSite,
     NoMatch,
     Site,
+    Softmax,
     find_softmax,
     match_gradient,
     match_recomputed,
     match_site,
+    recompute_saved,
     recompute_stacked,
     repetitions,
 )
@@ -46,7 +48,7 @@ class RaiseAttention(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        _unstack(module, ctx)
+        _recompute(module, ctx)
         raised: list[tuple[ir.Operation, AttentionSpec, bool]] = []
         for site in _sites(module, ctx):
             gradient = _match_gradient(site, ctx)
@@ -62,33 +64,50 @@ class RaiseAttention(Pass):
             _report(ctx, composite, spec, repeated=composite in again)
 
 
-def _unstack(module: Module, ctx: PassContext) -> None:
-    """Let the backward of a scan compute probabilities again instead of reading them from a stack: then they meet the
-    gradient in one block.
+def _recompute(module: Module, ctx: PassContext) -> None:
+    """Let the backward compute probabilities again instead of reading them from a scan's stack, or logits that come
+    through a barrier: then they meet the gradient in one block.
     """
-    count = 0
-    for exponential in walk_program(module.operation, "stablehlo.exponential"):
-        loop = loop_around(exponential)
-        site = None if loop is None else _match_quietly(exponential)
-        if loop is None or site is None or site.result is None:
-            continue
-        try:
-            count += recompute_stacked(loop, site)
-        except NotStacked as miss:
-            reason = f"its loop keeps the probabilities for the gradient, and not what {_short(miss.op)} computes from"
-            ctx.missed(site.anatomy.scores.path.dot, attention_vjp.NAME, reason)
-    if count:
-        ctx.count("stacked residuals recomputed", count)
-        Simplify().run(module, ctx)
+    for recompute in (_recompute_stacked, _recompute_saved):
+        exponentials = walk_program(module.operation, "stablehlo.exponential")
+        count = sum(recompute(exponential, ctx) for exponential in exponentials)
+        ctx.count("residuals recomputed", count)
+        if count:
+            Simplify().run(module, ctx)
+
+
+def _recompute_stacked(exponential: ir.Operation, ctx: PassContext) -> int:
+    loop = loop_around(exponential)
+    site = None if loop is None else _match_quietly(exponential)
+    if loop is None or site is None or site.result is None:
+        return 0
+    try:
+        return recompute_stacked(loop, site)
+    except NotStacked as miss:
+        reason = f"its loop keeps the probabilities for the gradient, and not what {_short(miss.op)} computes from"
+        ctx.missed(site.anatomy.scores.path.dot, attention_vjp.NAME, reason)
+        return 0
+
+
+def _recompute_saved(exponential: ir.Operation, ctx: PassContext) -> int:
+    softmax = _softmax_quietly(exponential)
+    return int(softmax is not None and recompute_saved(softmax))
 
 
 def _short(op: ir.Operation) -> str:
     return op.name.split(".", 1)[-1]
 
 
-def _match_quietly(exponential: ir.Operation) -> Site | None:
+def _softmax_quietly(exponential: ir.Operation) -> Softmax | None:
     try:
-        softmax = find_softmax(exponential)
+        return find_softmax(exponential) if _is_static_float(exponential.results[0]) else None
+    except NoMatch:
+        return None
+
+
+def _match_quietly(exponential: ir.Operation) -> Site | None:
+    softmax = _softmax_quietly(exponential)
+    try:
         return None if softmax is None else match_site(softmax)
     except NoMatch:
         return None

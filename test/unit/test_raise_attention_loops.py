@@ -80,6 +80,7 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], int, bool]] = {
         1,
         True,
     ),
+    "scan, all products saved": (scanned(jax.checkpoint(layer, policy=saving.dots_saveable)), 1, False),
     "unrolled": (unrolled(layer), LAYERS, False),
     "unrolled, layers under checkpoint": (unrolled(jax.checkpoint(layer)), LAYERS, True),
     "unrolled, attention under checkpoint": (unrolled(layer_of(jax.checkpoint(attend))), LAYERS, False),

@@ -6,6 +6,7 @@ from zenith_mlir.match.attention.gradient import (
     GradientSite,
     match_gradient,
     match_recomputed,
+    recompute_saved,
     recompute_stacked,
 )
 from zenith_mlir.match.attention.repeated import repetitions
@@ -21,6 +22,7 @@ __all__ = [
     "match_gradient",
     "match_recomputed",
     "match_site",
+    "recompute_saved",
     "recompute_stacked",
     "repetitions",
 ]

@@ -54,6 +54,11 @@ def reaches_batched_dot(logits: ir.Value, block: ir.Block) -> bool:
 
 def first_obstacle(logits: ir.Value) -> ir.Operation | None:
     """The operation at which the way up ends, if there is no dot_general: what to tell the user."""
+    return defining_op(way_up(logits))
+
+
+def way_up(logits: ir.Value) -> ir.Value:
+    """The value at which one way up from the logits ends."""
     value = logits
     while (op := defining_op(value)) is not None:
         if op.name in SHAPE_OPS and (op.name != "stablehlo.convert" or is_float_convert(op)):
@@ -61,9 +66,9 @@ def first_obstacle(logits: ir.Value) -> ir.Operation | None:
             continue
         links = _links(op, ())
         if not links:
-            return op
+            break
         value = op.operands[links[0][0]]
-    return None
+    return value
 
 
 class _Reach:
