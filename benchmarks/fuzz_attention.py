@@ -48,6 +48,7 @@ class Row:
     reasons: dict[str, int]
     failed: dict[int, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
+    aborted: bool = False
 
 
 def run(seed: int, number: int) -> Row:
@@ -86,22 +87,24 @@ def fails(seed: int, tried: Choices) -> bool:
 
 def rows(seed: int, numbers: list[int], jobs: int) -> Iterator[Row]:
     """The rows as they come. A batch on which XLA aborts takes its process along: what is left starts again, alone."""
-    if jobs == 1:
-        yield from (run(seed, number) for number in numbers)
-        return
-    left = set(numbers)
-    for row in _pooled(seed, numbers, jobs):
-        left.discard(row.number)
-        yield row
-    for number in sorted(left):
-        found = list(_pooled(seed, [number], 1))
-        yield found[0] if found else Row(number, {label: {} for label in LABELS}, {}, {0: ["the process died"]})
+    left = sorted(numbers)
+    alone = False
+    while left:
+        some = left[:1] if alone else left[: jobs * BATCHES_PER_WORKER]
+        found = set()
+        for row in _pooled(seed, some, jobs):
+            found.add(row.number)
+            yield row
+        if alone and not found:
+            yield Row(left[0], {label: {} for label in LABELS}, {}, aborted=True)
+            found = set(some)
+        alone = len(found) < len(some)
+        left = [number for number in left if number not in found]
 
 
 def _pooled(seed: int, numbers: list[int], jobs: int) -> Iterator[Row]:
-    """Rows until a process dies."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=BATCHES_PER_WORKER) as pool:
+    """Rows until a process dies, from new processes."""
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         pending = [pool.submit(run, seed, number) for number in numbers]
         with contextlib.suppress(BrokenProcessPool):
             for future in as_completed(pending):
@@ -128,7 +131,9 @@ def table(found: Iterable[Row], seconds: float) -> Table:
         total.update(counts)
         out.add_row(label, *(str(counts[column]) for column in COLUMNS))
     out.add_row("all", *(str(total[column]) for column in COLUMNS))
-    out.caption = f"{seconds:.0f} s, {total['programs'] / max(seconds, 1e-9):.1f} programs a second"
+    aborted = sum(row.aborted for row in found)
+    speed = f"{seconds:.0f} s, {total['programs'] / max(seconds, 1e-9):.1f} programs a second"
+    out.caption = f"{speed}; XLA aborted on {aborted} batches" if aborted else speed
     return out
 
 
@@ -145,6 +150,8 @@ def main() -> int:
     console = Console(width=110)
     wanted = range(-(-args.programs // BATCH))
     done = {number: row for number, row in known(args.log, args.seed).items() if number in wanted}
+    # What was done before took about as long as its batches side by side.
+    earlier = sum(row.seconds for row in done.values()) / args.jobs
     start = time.perf_counter()
     for row in rows(args.seed, [number for number in wanted if number not in done], args.jobs):
         done[row.number] = row
@@ -153,7 +160,7 @@ def main() -> int:
         if args.log:
             with args.log.open("a") as log:
                 log.write(json.dumps({"seed": args.seed, "row": asdict(row)}) + "\n")
-    console.print(table(done.values(), time.perf_counter() - start))
+    console.print(table(done.values(), time.perf_counter() - start + earlier))
     if args.reasons:
         counted: Counter[str] = Counter()
         for row in done.values():

@@ -230,6 +230,12 @@ def masked_weights(q: Any, k: Any, v: Any, m: Any) -> Any:
     return output(e / e.sum(-1, keepdims=True), v)
 
 
+def guarded_softmax(x: Any) -> Any:
+    top = jnp.max(x, axis=-1, keepdims=True)
+    e = jnp.exp(x - jnp.where(jnp.isfinite(top), top, 0.0))
+    return e / e.sum(-1, keepdims=True)
+
+
 _bias = array(1, H, T, S, seed=4)
 _small_bias = array(B, 1, 1, S, seed=5)
 _mask = mask_of(B, 1, T, S)
@@ -358,6 +364,7 @@ RAISED: list[Program] = [
         [array(B, 8, 3, D), array(B, S, D, seed=2), array(B, S, E, seed=3), array(2, S)],
     ),
     Program("inside scan", in_scan, btnh(t=T)),
+    Program("guarded maximum", lambda q, k, v: output(guarded_softmax(scores(q, k)), v), btnh()),
     Program("division deferred", deferred, btnh(), {"scale": 0.5, "escapes": False}),
     Program("division deferred, by a reciprocal", deferred_and_transposed, btnh(), {"escapes": False}),
     Program("division deferred, bfloat16", deferred_bfloat16, btnh(dtype=jnp.bfloat16), {"escapes": False}),
@@ -477,6 +484,11 @@ def _multiplied_too_late(q: Any, k: Any, v: Any, m: Any) -> Any:
     return output(e / e.sum(-1, keepdims=True), v)
 
 
+def _guarded_dropout(q: Any, k: Any, v: Any, keep: Any) -> Any:
+    """A logit of +inf makes its own probability NaN and those beside it 0; the dropout may hide the NaN."""
+    return output(jnp.where(keep, guarded_softmax(scores(q, k)), 0.0), v)
+
+
 def _shifted_by(shift: Callable[[Any], Any]) -> Callable[..., Any]:
     """exp(x - shift) over its sum: a softmax in exact arithmetic, whatever the shift."""
 
@@ -530,7 +542,10 @@ REFUSED: list[Program] = [
         [*btnh(), _mask.astype(np.float32)],
         reason="and not the logits",
     ),
-    Program("attention sink beside the maximum", _sink_beside_the_maximum, [*btnh(), array(H)], reason="leaves out the"),
+    Program(
+        "attention sink beside the maximum", _sink_beside_the_maximum, [*btnh(), array(H)], reason="leaves out the"
+    ),
+    Program("guarded maximum and a dropout", _guarded_dropout, [*btnh(), mask_of(B, H, T, S)], reason="guards against"),
     Program("maximum of everything", _shifted_by(jnp.max), btnh(), reason="without subtracting the row maximum"),
     Program(
         "mean subtracted",

@@ -34,6 +34,14 @@ bool NeedsNormalised(const AttentionProblem& problem) {
   return false;
 }
 
+// Whether a step after the normaliser replaces probabilities.
+bool Selects(const AttentionProblem& problem) {
+  for (int i = problem.n_logit_steps; i < problem.n_steps; ++i) {
+    if (problem.steps[i].op == Opcode::kPostSelect) return true;
+  }
+  return false;
+}
+
 // One panel of queries, at most kPanelLanes of them.
 struct Panel {
   int64_t t0, queries, lanes;
@@ -80,12 +88,16 @@ class Item {
 
   void Run() {
     for (int i = 0; i < n_panels_; ++i) Load(panels_[i]);
-    if (NeedsNormalised(problem_)) {
-      Sweep(Pass::kStatistics);
-      Sweep(Pass::kProbabilities);
-    } else {
-      Sweep(Pass::kOnline);
+    normalised_ = NeedsNormalised(problem_);
+    Sweep(normalised_ ? Pass::kStatistics : Pass::kOnline);
+    if (!normalised_ && Selects(problem_) && AnyRowWithoutSum()) {
+      // The probabilities of such a row are NaN, and a step after the normaliser may put 0 in the place of each.
+      normalised_ = true;
+      for (int i = 0; i < n_panels_; ++i) {
+        for (int64_t j = 0; j < problem_.E * panels_[i].lanes; ++j) panels_[i].out[j] = 0.0f;
+      }
     }
+    if (normalised_) Sweep(Pass::kProbabilities);
     for (int i = 0; i < n_panels_; ++i) Finish(panels_[i]);
   }
 
@@ -124,7 +136,7 @@ class Item {
 
   void Finish(const Panel& panel) {
     StoreResiduals(panel);
-    const bool scaled = problem_.S == 0 || NeedsNormalised(problem_);
+    const bool scaled = problem_.S == 0 || normalised_;
     for (int64_t i = 0; i < panel.lanes; ++i) panel.sum[i] = scaled ? 1.0f : 1.0f / panel.sum[i];
     const Operand& out = problem_.out;
     const int64_t offset = out.Offset(index_, problem_.n_parallel) + panel.t0 * out.row;
@@ -168,6 +180,15 @@ class Item {
       __atomic_store_n(known, state, __ATOMIC_RELAXED);
     }
     return state == 1;
+  }
+
+  bool AnyRowWithoutSum() const {
+    for (int i = 0; i < n_panels_; ++i) {
+      for (int64_t j = 0; j < panels_[i].queries; ++j) {
+        if (!(panels_[i].sum[j] > 0.0f)) return true;
+      }
+    }
+    return false;
   }
 
   int64_t Keys(int64_t s0) const { return Min(kKeysPerBlock, problem_.S - s0); }
@@ -269,6 +290,7 @@ class Item {
   const ParallelIndex index_;
   Panel panels_[kMaxPanels];
   int n_panels_ = 0;
+  bool normalised_ = false;  // whether the outputs are sums of probabilities that were divided by the sum
   float decay_[kPanelLanes];
   float* x_;
   float* modifier_;

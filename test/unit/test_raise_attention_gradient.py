@@ -118,6 +118,7 @@ def gradient_unit(module: zenith.Module) -> tuple[zenith.Module, AttentionVjpSpe
     return alone, AttentionVjpSpec.from_attributes(from_attribute(composite_attributes(backward))), positions
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("program", MATCHED, ids=names(MATCHED))
 def test_attributes_describe_the_gradients(program: Program) -> None:
     """The derivative of the formula that the attributes mean, in float64, against the code that was outlined."""
@@ -137,6 +138,7 @@ def test_attributes_describe_the_gradients(program: Program) -> None:
         np.testing.assert_allclose(np.asarray(actual, np.float64), wanted, rtol=0, atol=tolerance * scale)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("program", MATCHED, ids=names(MATCHED))
 def test_raise_and_expand_changes_no_bit(program: Program) -> None:
     function, arguments = trained(program.function, program.arguments)

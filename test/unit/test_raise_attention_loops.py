@@ -5,6 +5,7 @@ jax.checkpoint repeats is no second attention.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -105,6 +106,7 @@ def test_each_attention_counts_once_and_is_fused_with_its_gradient(name: str) ->
     assert f"{SEQUENCE}x{SEQUENCE}xf32" not in main
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_raised_and_expanded_computes_the_same(name: str) -> None:
     prepared = traced(PROGRAMS[name][0]).run("prepare", target="cpu")
@@ -154,3 +156,44 @@ def test_what_a_loop_does_not_keep_is_said() -> None:
     module = traced(scanned(rotated)).run("prepare,raise-attention", target="cpu")
     missed = [r for r in module.remarks if r.kind == "missed" and r.op == "zenith.attention_vjp"]
     assert len(missed) == 1 and "its loop keeps the probabilities for the gradient" in missed[0].reason
+
+
+def frozen_then_trained(x: Any, weights: Any, body: Callable[..., Any] = layer) -> Any:
+    x = jax.lax.stop_gradient(layer(x, jax.tree.map(lambda w: w[0], weights))[0])
+    return (body(x, jax.tree.map(lambda w: w[1], weights))[0] ** 2).sum()
+
+
+def frozen_scan_then_trained(x: Any, weights: Any, body: Callable[..., Any] = layer) -> Any:
+    x = jax.lax.stop_gradient(jax.lax.scan(layer, x, weights)[0])
+    return (jax.lax.scan(body, x, weights)[0] ** 2).sum()
+
+
+def taught(x: Any, weights: Any) -> Any:
+    """A scan over layers teaches one layer, in a scan over training steps."""
+    target = jax.lax.scan(layer, x, weights)[0]
+
+    def loss(student: Any) -> Any:
+        return ((layer(x, student)[0] - target) ** 2).sum()
+
+    def step(student: Any, _: None) -> tuple[Any, None]:
+        return jax.tree.map(lambda a, b: a - 0.1 * b, student, jax.grad(loss)(student)), None
+
+    return jax.lax.scan(step, jax.tree.map(lambda w: w[1], weights), None, length=2)[0]
+
+
+# name -> program, how many of its attentions are computed a second time
+TWO_ATTENTIONS: dict[str, tuple[Callable[..., Any], int]] = {
+    "frozen, trained": (jax.grad(frozen_then_trained, 1), 0),
+    "frozen, trained under checkpoint": (jax.grad(partial(frozen_then_trained, body=jax.checkpoint(layer)), 1), 1),
+    "scans": (jax.grad(frozen_scan_then_trained, 1), 0),
+    "scans, checkpoint": (jax.grad(partial(frozen_scan_then_trained, body=jax.checkpoint(layer)), 1), 1),
+    "teacher and student": (taught, 0),
+}
+
+
+@pytest.mark.parametrize("name", TWO_ATTENTIONS)
+def test_equal_attentions_are_no_repetition(name: str) -> None:
+    function, repeated = TWO_ATTENTIONS[name]
+    module = zenith.trace(function, *arguments()).run("prepare,raise-attention", target="cpu")
+    assert [r.op for r in module.remarks if r.kind == "passed"].count("zenith.attention") == 2
+    assert [r.kind for r in module.remarks].count("analysis") == repeated

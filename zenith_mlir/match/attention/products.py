@@ -9,6 +9,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import producer, users
+from zenith_mlir.match.attention.chains import descends
 from zenith_mlir.match.attention.deferred import divided
 from zenith_mlir.match.attention.logits import (
     SHAPE_OPS,
@@ -114,6 +115,10 @@ def _uses(
             except NoMatch as failure:
                 yield failure
                 continue
+            # p · (dp - Σ p dp) is a gradient on its way to the keys, and no attention over them.
+            if step.operand is not None and descends(step.operand, producer(softmax.probabilities)):
+                yield NoMatch(op, "the probabilities or logits are combined with themselves")
+                continue
             yield from _uses(softmax, op.results[0], view, (*ops, op), (*steps, step))
 
 
@@ -131,13 +136,6 @@ def _value_product(softmax: Softmax, use: WeightedUse) -> ValueProduct | NoMatch
         return NoMatch(dot, "the product after the softmax does not sum over the softmax's own axis")
     if dot.operands[0] == dot.operands[1]:
         return NoMatch(dot, "the probabilities are multiplied by themselves")
-    masked = softmax.kept is not None or any(step.kind == "post_select" for step in use.steps)
-    if softmax.guarded and masked:
-        return NoMatch(
-            dot,
-            "the softmax guards against an infinite maximum, and a mask after it may hide what is not a number",
-            "use jax.nn.softmax",
-        )
     other, out = dot_other_view(softmax.space, dot, use.index, use.view)
     operand = Operand(dot.operands[1 - use.index], other)
     return ValueProduct(dot, operand, out, (*use.ops, dot), use.steps, dot.results[0])
@@ -146,14 +144,29 @@ def _value_product(softmax: Softmax, use: WeightedUse) -> ValueProduct | NoMatch
 def _normalised(softmax: Softmax, product: ValueProduct) -> ValueProduct | NoMatch:
     """`product` with the division by the sum that is still to come, if it is."""
     if softmax.deferred is None:
-        return product
+        return _refuse_guarded(softmax, product) or product
     try:
         division = divided(softmax, softmax.deferred, product.dot, product.out, [step.op for step in product.steps])
     except NoMatch as failure:
         return failure
     if division.sink is not None:
         softmax.sink, softmax.sink_view = division.sink.value, division.sink.view
-    return replace(product, out=division.view, ops=(*product.ops, *division.ops), result=division.result)
+    whole = replace(product, out=division.view, ops=(*product.ops, *division.ops), result=division.result)
+    return _refuse_guarded(softmax, whole) or whole
+
+
+def _refuse_guarded(softmax: Softmax, product: ValueProduct) -> NoMatch | None:
+    """With a guard, a row with +inf has a NaN there alone; what hides that, or a sink of +inf, shows the zeros beside
+    it, where a softmax is NaN.
+    """
+    hides = softmax.kept is not None or any(step.kind == "post_select" for step in product.steps)
+    if not softmax.guarded or not (hides or softmax.sink is not None):
+        return None
+    return NoMatch(
+        product.dot,
+        "the softmax guards against an infinite maximum, and a mask or sink after it may hide what is not a number",
+        "use jax.nn.softmax",
+    )
 
 
 def find_score_product(softmax: Softmax, values: ValueProduct) -> ScoreProduct:

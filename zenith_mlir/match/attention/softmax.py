@@ -145,7 +145,9 @@ def _deferred(row_sum: RowSum) -> Softmax | None:
     require_hidden(row_sum, shifted.logits)
     ops = [*shifted.ops, row_sum.exponential, *([] if row_sum.mask is None else [row_sum.mask]), row_sum.total]
     deferred = Deferred(row_sum, shifted, view, axis)
-    return without_sink_column(Softmax(shifted.logits, row_sum.weights[0], view, axis, space, ops, deferred=deferred))
+    softmax = Softmax(shifted.logits, row_sum.weights[0], view, axis, space, ops, deferred=deferred)
+    softmax.guarded = shifted.guarded
+    return without_sink_column(softmax)
 
 
 def _exponentiated(exponential: ir.Operation, found: Logarithm) -> Softmax | None:
