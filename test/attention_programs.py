@@ -373,14 +373,14 @@ RAISED: list[Program] = [
     Program("division deferred, mask", deferred_under_a_mask, [*btnh(), _mask_with_an_empty_row]),
     Program("exp of log_softmax", logarithmic, btnh(), {"escapes": False}),
     Program("exp of log_softmax by hand", logarithmic_by_hand, btnh(), {"escapes": False}),
-    Program("softmax where", softmax_where, [*btnh(), _mask], {"scale": 0.5, "escapes": False}),
+    Program("softmax where", softmax_where, [*btnh(), _mask_with_an_empty_row], {"scale": 0.5, "escapes": False}),
     Program(
         "softmax where causal",
         lambda q, k, v: softmax_where(q, k, v, jnp.tril(jnp.ones((T, S), bool))),
         btnh(),
         {"escapes": False},
     ),
-    Program("exp of log_softmax where", log_softmax_where, [*btnh(), _mask], {"escapes": False}),
+    Program("exp of log_softmax where", log_softmax_where, [*btnh(), _mask_with_an_empty_row], {"escapes": False}),
     Program("masked weights", masked_weights, [*btnh(), _mask_with_an_empty_row], {"escapes": False}),
     Program(
         "jax.nn, causal",
