@@ -8,7 +8,7 @@ from functools import cached_property
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, splat, users
+from zenith_mlir.ir.facts import defined_by, defining_op, splat, users, walk
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _used(loop: Loop) -> list[int]:
     arguments = {argument: i for i, argument in enumerate(loop.body.arguments)}
     used = {i for i, result in enumerate(loop.op.results) if users(result)}
     used |= {i for i, argument in enumerate(loop.cond.arguments) if users(argument)}
-    effects = [op.operation for op in loop.body.operations if op.operation.name in _EFFECTS]
+    effects = [op for op in _ops_before_return(loop.body) if _has_effect(op)]
     frontier = [loop.terminator.operands[i] for i in used]
-    frontier += [operand for op in effects for operand in op.operands]
+    frontier += [operand for op in effects for operand in _operands(op)]
     seen: set[ir.Value] = set()
     while frontier:
         value = frontier.pop()
@@ -96,18 +96,23 @@ def _used(loop: Loop) -> list[int]:
     return sorted(used)
 
 
-# What stays although nobody uses its results.
-_EFFECTS = frozenset({"stablehlo.custom_call", "stablehlo.outfeed", "stablehlo.infeed", "stablehlo.send", "func.call"})
+_EFFECTS = frozenset(
+    ["stablehlo.custom_call", "stablehlo.outfeed", "stablehlo.infeed", "stablehlo.send", "stablehlo.recv", "func.call"]
+)
+
+
+def _has_effect(op: ir.Operation) -> bool:
+    """Whether `op` stays although nobody uses its results: it does something else, or an operation in it does."""
+    return not op.results or op.name in _EFFECTS or any(inner.name in _EFFECTS for inner in walk(op))
+
+
+def _ops_before_return(block: ir.Block) -> list[ir.Operation]:
+    return [op.operation for op in block.operations][:-1]
 
 
 def _operands(op: ir.Operation) -> list[ir.Value]:
     """Of `op` and of all operations in its regions."""
-    found = list(op.operands)
-    for region in op.regions:
-        for block in region.blocks:
-            for inner in block.operations:
-                found += _operands(inner.operation)
-    return found
+    return [value for each in (op, *walk(op)) for value in each.operands]
 
 
 def _with(loop: Loop, kept: Sequence[int]) -> Loop:
@@ -148,7 +153,7 @@ def _move(block: ir.Block, region: ir.Region, kept: Sequence[int], is_body: bool
             replacement = ir.Operation.create("stablehlo.return", operands=returned)
         terminator.erase()
         _erase_unused(ops)
-        ops = [op.operation for op in block.operations][:-1]
+        ops = _ops_before_return(block)
         terminator = replacement
     for op in [*ops, terminator]:
         op.detach_from_parent()
@@ -157,5 +162,5 @@ def _move(block: ir.Block, region: ir.Region, kept: Sequence[int], is_body: bool
 
 def _erase_unused(ops: Sequence[ir.Operation]) -> None:
     for op in reversed(ops):
-        if op.name not in _EFFECTS and op.results and not any(users(result) for result in op.results):
+        if not _has_effect(op) and not any(users(result) for result in op.results):
             op.erase()

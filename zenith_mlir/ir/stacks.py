@@ -25,7 +25,7 @@ class NotStacked(Exception):
 
 @dataclass(frozen=True)
 class Load:
-    """`op` reads row `index` of result `carry` of an earlier loop, in the body of `loop`."""
+    """`op` reads the whole row `index` of result `carry` of an earlier loop, directly in the body of `loop`."""
 
     loop: Loop
     op: ir.Operation
@@ -70,7 +70,8 @@ def _without_leading_one(row: ir.Value) -> ir.Value:
 
 
 def loads(loop: Loop, carry: int) -> Iterator[Load]:
-    """Where later loops read rows of result `carry`."""
+    """Where later loops read whole rows of result `carry`."""
+    row = (1, *shape(loop.op.results[carry])[1:])
     for consumer in users(loop.op.results[carry]):
         if consumer.name != "stablehlo.while" or consumer.block != loop.op.block:
             continue
@@ -78,7 +79,8 @@ def loads(loop: Loop, carry: int) -> Iterator[Load]:
         for i, operand in enumerate(consumer.operands):
             if operand == loop.op.results[carry] and reader.is_invariant(i):
                 for op in users(reader.body.arguments[i]):
-                    if op.name == "stablehlo.dynamic_slice":
+                    whole = op.name == "stablehlo.dynamic_slice" and shape(op.results[0]) == row
+                    if whole and op.block == reader.body:
                         yield Load(reader, op, op.operands[1], carry)
 
 

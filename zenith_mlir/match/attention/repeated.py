@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.composites import composite_attributes
-from zenith_mlir.ir.facts import defining_op, enclosing
+from zenith_mlir.ir.facts import defining_op, enclosing, walk_named
 
 # A repeated layer lies between its barrier and the attention; what is further up belongs to other layers.
 _MAX_STEPS = 2000
@@ -19,8 +19,8 @@ _OWN = ("escapes", "residuals")
 def repetitions(composites: Sequence[tuple[ir.Operation, bool]]) -> set[ir.Operation]:
     """Those of `composites`, given with whether they have a gradient beside them, that repeat an earlier one without.
 
-    A repetition says the same of operands of the same types, and stands behind an optimization_barrier or in another
-    loop than the first.
+    A repetition says the same of operands of the same types, and stands behind an optimization_barrier or in a loop
+    that takes what the loop of the first saved.
     """
     waiting: dict[str, list[ir.Operation]] = {}
     found = set()
@@ -44,9 +44,17 @@ def _what_it_says(composite: ir.Operation) -> str:
 
 
 def _repeats(composite: ir.Operation, first: ir.Operation) -> bool:
-    if composite.block != first.block:
-        return enclosing(composite, "stablehlo.while") is not None
-    return _behind_barrier(composite)
+    if composite.block == first.block:
+        return _behind_barrier(composite)
+    here, there = (enclosing(op, "stablehlo.while") for op in (composite, first))
+    return here is not None and there is not None and here != there and _reads_rows(here, there)
+
+
+def _reads_rows(loop: ir.Operation, earlier: ir.Operation) -> bool:
+    """Whether `loop` reads rows of what `earlier` stacked, carried along or captured."""
+    arguments = zip(loop.regions[1].blocks[0].arguments, loop.operands, strict=True)
+    stacks = {*earlier.results, *(argument for argument, given in arguments if given in list(earlier.results))}
+    return any(op.operands[0] in stacks for op in walk_named(loop, "stablehlo.dynamic_slice"))
 
 
 def _behind_barrier(composite: ir.Operation) -> bool:

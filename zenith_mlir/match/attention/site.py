@@ -91,7 +91,7 @@ def site_of(softmax: Softmax, values: ValueProduct) -> Site:
     names = _names(softmax, inputs, reader.rows, scores.contracted, features)
     matched = [*large, *q.ops, *k.ops, *v.ops, *out.ops, *reader.ops]
     ops = needed([out.operand.value], {operand.value for operand in inputs}, matched)
-    _refuse_marked(ops)
+    refuse_marked(ops)
     operands = list(dict.fromkeys(operand.value for operand in inputs))
 
     def layout(operand: Operand) -> Layout:
@@ -120,7 +120,7 @@ def _out(softmax: Softmax, values: ValueProduct) -> Absorbed:
     return absorb_result(softmax.space, result) if values.is_computed else Absorbed(result, ())
 
 
-def _refuse_marked(ops: Iterable[ir.Operation]) -> None:
+def refuse_marked(ops: Iterable[ir.Operation]) -> None:
     for op in ops:
         for name in MARKS:
             if name in op.attributes:

@@ -15,20 +15,23 @@ from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, result_view
 Renaming = dict[Axis, Axis]
 
 
-def renaming(space: AxisSpace, found: Operand, known: Operand) -> Renaming | None:
-    """Which new axes of `found` are which of `known`, if both are the same value read the same way."""
+def renaming(space: AxisSpace, found: Operand, known: Operand, logits: View) -> Renaming | None:
+    """Which new axes of `found` are which of `known`, if both are the same value read the same way.
+
+    Only features are new: what a product runs over of the axes of the `logits` are those themselves.
+    """
     if found.value != known.value:
         return None
     names: Renaming = {}
     pairs = zip(space.resolve_view(found.view), space.resolve_view(known.view), strict=True)
-    elsewhere = axes_of(space.resolve_view(known.view))
+    fixed = axes_of(space.resolve_view(logits))
     for mine, theirs in pairs:
         if len(mine) != len(theirs):
             return None
         for a, b in zip(mine, theirs, strict=True):
             if a == b:
                 continue
-            if a in elsewhere or space.size(a) != space.size(b) or names.setdefault(a, b) != b:
+            if {a, b} & fixed or space.size(a) != space.size(b) or names.setdefault(a, b) != b:
                 return None
     return names
 

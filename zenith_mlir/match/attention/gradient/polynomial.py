@@ -8,8 +8,10 @@ polynomial, whatever the order and grouping: the ways to write the derivative of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeAlias
 
 from jaxlib.mlir import ir
@@ -79,8 +81,9 @@ class Polynomial:
 
     def __mul__(self, other: Polynomial) -> Polynomial:
         product = Polynomial({})
-        for a, x in self.terms.items():
-            product += Polynomial({_times(a, b): x * y for b, y in other.terms.items()})
+        for (a, x), (b, y) in itertools.product(self.terms.items(), other.terms.items()):
+            # One at a time: with a boolean m, both m · m and m · 1 are m.
+            product += Polynomial({_times(a, b): x * y})
         return product
 
     def scaled(self, factor: float) -> Polynomial:
@@ -123,11 +126,14 @@ class Polynomial:
 
     def atoms(self) -> set[Atom]:
         """All atoms, those inside of sums included."""
-        return set(_atoms(monomial for monomial in self.terms))
+        return set(_atoms(self.terms))
 
     def mapped(self, view_of: Callable[[View], View]) -> Polynomial:
         """With `view_of` applied to the view of every tensor."""
-        return Polynomial({_mapped(monomial, view_of): c for monomial, c in self.terms.items()})
+        result = Polynomial({})
+        for monomial, coefficient in self.terms.items():
+            result += Polynomial({_mapped(monomial, view_of): coefficient})
+        return result
 
 
 def _limited(terms: dict[Monomial, float]) -> Polynomial:
@@ -161,4 +167,5 @@ def _mapped(monomial: Monomial, view_of: Callable[[View], View]) -> Monomial:
             return atom
         return Tensor(atom.value, view_of(atom.view), atom.boolean)
 
-    return frozenset((atom_mapped(atom), exponent) for atom, exponent in monomial)
+    # What was written in two ways becomes one atom: exponents add up.
+    return reduce(_times, (frozenset({(atom_mapped(atom), exponent)}) for atom, exponent in monomial), ONE)

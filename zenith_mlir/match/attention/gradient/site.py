@@ -6,6 +6,7 @@ what it multiplies is compared with that of the derivative: equal up to a consta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,13 +17,13 @@ from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import defining_op, element_type, int_list, is_float, producer, shape, users
 from zenith_mlir.match.attention.gradient.derivative import Derivative, derivative, value_weights
-from zenith_mlir.match.attention.gradient.operands import absorb_gradient, is_sum, renamed, renaming
+from zenith_mlir.match.attention.gradient.operands import Renaming, absorb_gradient, is_sum, renamed, renaming
 from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.gradient.reader import Reader
 from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
 from zenith_mlir.match.attention.gradient.sink import sink_of, weights, without_dim
 from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
-from zenith_mlir.match.attention.site import Site
+from zenith_mlir.match.attention.site import Site, refuse_marked
 from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view
 from zenith_mlir.match.constants import EXACT_OPS
@@ -121,6 +122,9 @@ class _Backward:
         """Axes may have been split since a polynomial was read."""
         return a.mapped(self._space.resolve_view).ratio_to(b.mapped(self._space.resolve_view))
 
+    def _renaming(self, found: Operand, known: Operand) -> Renaming | None:
+        return renaming(self._space, found, known, self._parts.softmax.view)
+
     def _contracted(self, use: Use) -> set[Axis]:
         dims = DotDims.of(use.op)
         mine = dims.lhs_contracting if use.index == 0 else dims.rhs_contracting
@@ -158,7 +162,7 @@ class _Backward:
         operands = [Operand(value, view) for value, view in zip(dot.operands, views, strict=True)]
         for mine, other in (operands, reversed(operands)):
             values = absorb(self._space, mine, self._block, scaling=False).operand
-            names = renaming(self._space, values, self._parts.v.operand)
+            names = self._renaming(values, self._parts.v.operand)
             if names is not None:
                 cotangent = absorb(self._space, other, self._block, scaling=False).operand
                 view = renamed(self._space, cotangent.view, names)
@@ -182,7 +186,7 @@ class _Backward:
         if factor is None or self._rows not in contracted or self._column in contracted:
             return None
         other, out = self._other(use, scaling=False)
-        names = renaming(self._space, other.operand, cotangent)
+        names = self._renaming(other.operand, cotangent)
         if names is None:
             return None
         result = Operand(use.op.results[0], renamed(self._space, out, names))
@@ -196,7 +200,7 @@ class _Backward:
             return None
         other, out = self._other(use, scaling=True)
         role, known, own = (1, self._parts.q, self._parts.k) if sides[0] else (0, self._parts.k, self._parts.q)
-        names = renaming(self._space, other.operand, known.operand)
+        names = self._renaming(other.operand, known.operand)
         if names is None:
             return None
         result = Operand(use.op.results[0], renamed(self._space, out, names))
@@ -207,9 +211,13 @@ class _Backward:
         return _Found(role, absorb_gradient(self._space, result, axes), factor)
 
     def _float_roles(self) -> dict[int, int]:
-        """Roles of operands of steps that have gradients, by the position of the step."""
-        raw = self._parts.raw
-        return {i: role for i, role in self._parts.roles.items() if _is_float(raw[i].operand)}
+        """Roles of operands of steps that have gradients, by the position of the step.
+
+        What two steps read has a gradient through each, and neither is its gradient.
+        """
+        raw, roles = self._parts.raw, self._parts.roles
+        often = Counter(roles.values())
+        return {i: role for i, role in roles.items() if _is_float(raw[i].operand) and often[role] == 1}
 
     def _candidates(self) -> Iterator[tuple[Operand, Operand]]:
         """What may be gradients of operands of steps, each as what to read and the result to take: sums over other axes
@@ -257,6 +265,8 @@ class _Backward:
     def _site_of(self, found: list[_Found], cotangent: Operand) -> GradientSite:
         used = [gradient for gradient in found if users(gradient.operand.value)]
         found = list({gradient.operand.value: gradient for gradient in used}.values())
+        if not found:
+            raise NoMatch(self._dots[0].op, "nothing uses the gradients of this attention")
         spec = AttentionVjpSpec(
             replace(self._site.spec, escapes=False, residuals=self._site.result is not None),
             self._layout(cotangent),
@@ -264,7 +274,10 @@ class _Backward:
         )
         results = [gradient.operand.value for gradient in found]
         operands = self._site.operands
+        if cotangent.value in {result for op in self._site.ops for result in op.results}:
+            raise NoMatch(producer(cotangent.value), "the cotangent is the result of the attention itself")
         ops = _cone(results, {*operands, cotangent.value}, self._block)
+        refuse_marked(ops)
         out = [value for value in [self._site.result] if value is not None]
         self._refuse_survivors({*ops, *self._site.ops}, {*results, *out})
         _verify(spec, operands, cotangent.value, results)
