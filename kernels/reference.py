@@ -131,7 +131,10 @@ def attention_vjp(
             found[FIRST_MODIFIER + sink][..., :1] -= p[..., s:] * delta
         dx = backward(p[..., :s] * (dp - delta), before, logits)
         found |= {Q: dx @ k, K: np.swapaxes(dx, -1, -2) @ q, V: np.swapaxes(values, -1, -2) @ do}
-    return [_summed(found[gradient.role], gradient.strides, gradient.shape) for gradient in gradients]
+    return [
+        _summed(found[gradient.role], gradient.strides, gradient.shape) * np.asarray(gradient.factor, dtype)
+        for gradient in gradients
+    ]
 
 
 def _summed(full: Array, strides: Sequence[int], shape: Sequence[int]) -> Array:

@@ -49,12 +49,20 @@ ffi::Error CheckResiduals(ffi::RemainingRets results, AttentionProblem* problem)
   return ffi::Error::Success();
 }
 
-ffi::Error CheckAndRun(ffi::ThreadPool pool, const AttentionArguments& arguments, ffi::RemainingRets residuals) {
+ffi::Error CheckOut(ffi::AnyBuffer out, Ints strides, AttentionProblem* problem) {
+  ZENITH_RETURN_IF_ERROR(CheckSize("out_strides", strides.size(), problem->n_parallel + 2, "parallel axes, t, e"));
+  ZENITH_RETURN_IF_ERROR(ToOperand("out", out, *problem, strides.begin(), problem->T, problem->E, &problem->out));
+  ZENITH_RETURN_IF_ERROR(CheckFloat("out", problem->out));
+  return CheckDense("out", *problem, problem->out, problem->T, problem->E, out.element_count());
+}
+
+ffi::Error CheckAndRun(ffi::ThreadPool pool, const AttentionArguments& arguments, ffi::AnyBuffer out,
+                       ffi::RemainingRets residuals, Ints out_strides) {
   CheckedAttention checked;
   ZENITH_RETURN_IF_ERROR(CheckAttention(arguments, &checked));
   AttentionProblem& problem = checked.problem;
-  const int64_t elements = arguments.out.element_count();
-  ZENITH_RETURN_IF_ERROR(CheckDense("out", problem, problem.out, problem.T, problem.E, elements));
+  const int64_t elements = out.element_count();
+  ZENITH_RETURN_IF_ERROR(CheckOut(out, out_strides, &problem));
   ZENITH_RETURN_IF_ERROR(CheckResiduals(residuals, &problem));
   if (elements == 0 && (problem.maximum == nullptr || problem.count * problem.T == 0)) return ffi::Error::Success();
   checked.values_finite.resize(problem.count);
@@ -66,9 +74,9 @@ ffi::Error Attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, f
                      ffi::RemainingArgs modifiers, ffi::Result<ffi::AnyBuffer> out, ffi::RemainingRets residuals,
                      Ints dims, Ints sizes, Ints q_strides, Ints k_strides, Ints v_strides, Ints out_strides,
                      Ints mod_strides, Ints steps_op, Floats steps_f) try {
-  const AttentionArguments arguments{q,         k,         v,         *out,        modifiers,   dims,     sizes,
-                                     q_strides, k_strides, v_strides, out_strides, mod_strides, steps_op, steps_f};
-  return Named("zenith_attention", CheckAndRun(pool, arguments, residuals));
+  const AttentionArguments arguments{q,         k,         v,           modifiers, dims,   sizes, q_strides,
+                                     k_strides, v_strides, mod_strides, steps_op,  steps_f};
+  return Named("zenith_attention", CheckAndRun(pool, arguments, *out, residuals, out_strides));
 } catch (const std::exception& error) {  // XLA is compiled without exceptions: none may reach it
   return ffi::Error::Internal(std::string("zenith_attention: ") + error.what());
 }

@@ -199,9 +199,9 @@ inline ffi::Error ToSteps(Ints rows, Floats constants, const std::vector<Operand
 
 // The buffers and attributes that both calls have, as XLA hands them over.
 struct AttentionArguments {
-  ffi::AnyBuffer q, k, v, out;
+  ffi::AnyBuffer q, k, v;
   ffi::RemainingArgs modifiers;
-  Ints dims, sizes, q_strides, k_strides, v_strides, out_strides, mod_strides, steps_op;
+  Ints dims, sizes, q_strides, k_strides, v_strides, mod_strides, steps_op;
   Floats steps_f;
 };
 
@@ -222,7 +222,6 @@ inline ffi::Error CheckAttention(const AttentionArguments& from, CheckedAttentio
   ZENITH_RETURN_IF_ERROR(CheckSize("q_strides", from.q_strides.size(), rank, "parallel axes, t, d"));
   ZENITH_RETURN_IF_ERROR(CheckSize("k_strides", from.k_strides.size(), rank, "parallel axes, s, d"));
   ZENITH_RETURN_IF_ERROR(CheckSize("v_strides", from.v_strides.size(), rank, "parallel axes, s, e"));
-  ZENITH_RETURN_IF_ERROR(CheckSize("out_strides", from.out_strides.size(), rank, "parallel axes, t, e"));
   ZENITH_RETURN_IF_ERROR(
       CheckSize("mod_strides", from.mod_strides.size(), n_modifiers * rank, "parallel axes, t, s of each modifier"));
 
@@ -238,11 +237,9 @@ inline ffi::Error CheckAttention(const AttentionArguments& from, CheckedAttentio
   ZENITH_RETURN_IF_ERROR(ToOperand("q", from.q, problem, from.q_strides.begin(), T, D, &problem.q));
   ZENITH_RETURN_IF_ERROR(ToOperand("k", from.k, problem, from.k_strides.begin(), S, D, &problem.k));
   ZENITH_RETURN_IF_ERROR(ToOperand("v", from.v, problem, from.v_strides.begin(), S, E, &problem.v));
-  ZENITH_RETURN_IF_ERROR(ToOperand("out", from.out, problem, from.out_strides.begin(), T, E, &problem.out));
   ZENITH_RETURN_IF_ERROR(CheckFloat("q", problem.q));
   ZENITH_RETURN_IF_ERROR(CheckFloat("k", problem.k));
   ZENITH_RETURN_IF_ERROR(CheckFloat("v", problem.v));
-  ZENITH_RETURN_IF_ERROR(CheckFloat("out", problem.out));
 
   to->modifiers.resize(n_modifiers);
   for (size_t i = 0; i < n_modifiers; ++i) {

@@ -87,12 +87,14 @@ ffi::Error CheckSink(const std::string& name, const Gradient& gradient, const st
   return ffi::Error::Success();
 }
 
-ffi::Error ToGradient(size_t i, int64_t role, ffi::AnyBuffer buffer, const int64_t* strides,
+ffi::Error ToGradient(size_t i, int64_t role, float factor, ffi::AnyBuffer buffer, const int64_t* strides,
                       const CheckedAttention& checked, Gradient* gradient) {
   const AttentionProblem& problem = checked.problem;
   const std::string name = "gradient " + std::to_string(i);
   ZENITH_RETURN_IF_ERROR(CheckRole(name, role, checked.modifiers));
   gradient->role = static_cast<Role>(role);
+  gradient->factor = factor;
+  if (factor != 1.0f && gradient->OfModifier()) return Invalid(name, " is of a modifier and has the factor ", factor);
   std::tie(gradient->rows, gradient->cols) = ExtentsOf(gradient->role, problem);
   gradient->elements = buffer.element_count();
   if (buffer.element_type() != ffi::DataType::F32) {
@@ -107,18 +109,19 @@ ffi::Error ToGradient(size_t i, int64_t role, ffi::AnyBuffer buffer, const int64
   return ffi::Error::Success();
 }
 
-ffi::Error ToGradients(ffi::RemainingRets results, Ints roles, Ints strides, const CheckedAttention& checked,
-                       std::vector<Gradient>* gradients) {
+ffi::Error ToGradients(ffi::RemainingRets results, Ints roles, Floats factors, Ints strides,
+                       const CheckedAttention& checked, std::vector<Gradient>* gradients) {
   const size_t rank = checked.problem.n_parallel + 2;
   ZENITH_RETURN_IF_ERROR(CheckSize("gradient_roles", roles.size(), results.size(), "one for each result"));
+  ZENITH_RETURN_IF_ERROR(CheckSize("gradient_factors", factors.size(), results.size(), "one for each result"));
   ZENITH_RETURN_IF_ERROR(CheckSize("gradient_strides", strides.size(), results.size() * rank,
                                    "parallel axes, row and column of each result"));
   gradients->resize(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
     ffi::ErrorOr<ffi::Result<ffi::AnyBuffer>> buffer = results.get<ffi::AnyBuffer>(i);
     if (buffer.has_error()) return buffer.error();
-    ZENITH_RETURN_IF_ERROR(
-        ToGradient(i, roles.begin()[i], **buffer, strides.begin() + i * rank, checked, &(*gradients)[i]));
+    ZENITH_RETURN_IF_ERROR(ToGradient(i, roles.begin()[i], factors.begin()[i], **buffer, strides.begin() + i * rank,
+                                      checked, &(*gradients)[i]));
   }
   return ffi::Error::Success();
 }
@@ -131,11 +134,11 @@ void ClearResults(const AttentionProblem& problem, const std::vector<Gradient>& 
   }
 }
 
-// Gives gradients that do not vary with the key a copy for each part but the first.
+// Gives gradients that do not vary with the query a copy for each part but the first.
 ffi::Error MakeCopies(int64_t parts, std::vector<Gradient>* gradients, std::vector<Copies>* copies) {
   for (Gradient& gradient : *gradients) {
     gradient.parts = nullptr;
-    if (parts == 1 || gradient.VariesWithKey()) continue;
+    if (parts == 1 || gradient.VariesWithQuery()) continue;
     const size_t elements = std::max<int64_t>(gradient.elements, 1);
     copies->emplace_back(static_cast<float*>(std::calloc(elements * (parts - 1), sizeof(float))), &std::free);
     gradient.parts = copies->back().get();
@@ -182,7 +185,7 @@ ffi::Error RunKernel(ffi::ThreadPool pool, const AttentionProblem& attention, co
 
 ffi::Error CheckAndRun(ffi::ThreadPool pool, const AttentionArguments& arguments, ffi::AnyBuffer maximum,
                        ffi::AnyBuffer sum, ffi::AnyBuffer cotangent, ffi::RemainingRets results, Ints cotangent_strides,
-                       Ints gradient_roles, Ints gradient_strides) {
+                       Ints gradient_roles, Floats gradient_factors, Ints gradient_strides) {
   CheckedAttention checked;
   ZENITH_RETURN_IF_ERROR(CheckAttention(arguments, &checked));
   AttentionProblem& problem = checked.problem;
@@ -197,20 +200,21 @@ ffi::Error CheckAndRun(ffi::ThreadPool pool, const AttentionArguments& arguments
       ToOperand("cotangent", cotangent, problem, cotangent_strides.begin(), problem.T, problem.E, &from));
   ZENITH_RETURN_IF_ERROR(CheckFloat("cotangent", from));
   std::vector<Gradient> gradients;
-  ZENITH_RETURN_IF_ERROR(ToGradients(results, gradient_roles, gradient_strides, checked, &gradients));
+  ZENITH_RETURN_IF_ERROR(ToGradients(results, gradient_roles, gradient_factors, gradient_strides, checked, &gradients));
   return RunKernel(pool, problem, from, &gradients);
 }
 
-ffi::Error AttentionVjp(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer out,
+ffi::Error AttentionVjp(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
                         ffi::AnyBuffer maximum, ffi::AnyBuffer sum, ffi::AnyBuffer cotangent,
                         ffi::RemainingArgs modifiers, ffi::RemainingRets gradients, Ints dims, Ints sizes,
-                        Ints q_strides, Ints k_strides, Ints v_strides, Ints out_strides, Ints cotangent_strides,
-                        Ints mod_strides, Ints steps_op, Floats steps_f, Ints gradient_roles,
+                        Ints q_strides, Ints k_strides, Ints v_strides, Ints cotangent_strides, Ints mod_strides,
+                        Ints steps_op, Floats steps_f, Ints gradient_roles, Floats gradient_factors,
                         Ints gradient_strides) try {
-  const AttentionArguments arguments{q,         k,         v,         out,         modifiers,   dims,     sizes,
-                                     q_strides, k_strides, v_strides, out_strides, mod_strides, steps_op, steps_f};
-  return Named("zenith_attention_vjp", CheckAndRun(pool, arguments, maximum, sum, cotangent, gradients,
-                                                   cotangent_strides, gradient_roles, gradient_strides));
+  const AttentionArguments arguments{q,         k,         v,           modifiers, dims,   sizes, q_strides,
+                                     k_strides, v_strides, mod_strides, steps_op,  steps_f};
+  return Named("zenith_attention_vjp",
+               CheckAndRun(pool, arguments, maximum, sum, cotangent, gradients, cotangent_strides, gradient_roles,
+                           gradient_factors, gradient_strides));
 } catch (const std::exception& error) {  // XLA is compiled without exceptions: none may reach it
   return ffi::Error::Internal(std::string("zenith_attention_vjp: ") + error.what());
 }
@@ -230,7 +234,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(zenith_attention_vjp, zenith::AttentionVjp,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<zenith::Ints>("dims")
@@ -238,10 +241,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(zenith_attention_vjp, zenith::AttentionVjp,
                                   .Attr<zenith::Ints>("q_strides")
                                   .Attr<zenith::Ints>("k_strides")
                                   .Attr<zenith::Ints>("v_strides")
-                                  .Attr<zenith::Ints>("out_strides")
                                   .Attr<zenith::Ints>("cotangent_strides")
                                   .Attr<zenith::Ints>("mod_strides")
                                   .Attr<zenith::Ints>("steps_op")
                                   .Attr<zenith::Floats>("steps_f")
                                   .Attr<zenith::Ints>("gradient_roles")
+                                  .Attr<zenith::Floats>("gradient_factors")
                                   .Attr<zenith::Ints>("gradient_strides"));

@@ -15,22 +15,23 @@ Q, K, V, FIRST_MODIFIER = range(4)
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """A result: the gradient of what plays `role`, summed over the axes along which `strides` are 0.
+    """A result: `factor` times the gradient of what plays `role`, summed over the axes along which `strides` are 0.
 
     `strides` are of the parallel axes, then (t, d) for Q, (s, d) for K, (s, e) for V and (t, s) for a modifier. Those
-    that are not 0 visit each element of `shape` once.
+    that are not 0 visit each element of `shape` once. The factor of a modifier's is 1. That of another meets the scale
+    of the logits before either meets the sum: a gradient that is small is not lost on the way.
     """
 
     role: int
     strides: Sequence[int]
     shape: Sequence[int]
+    factor: float = 1.0
 
 
 def attention_vjp_call(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    out: jax.Array,
     maximum: jax.Array,
     total: jax.Array,
     cotangent: jax.Array,
@@ -42,21 +43,21 @@ def attention_vjp_call(
     q_strides: Sequence[int],
     k_strides: Sequence[int],
     v_strides: Sequence[int],
-    out_strides: Sequence[int],
     cotangent_strides: Sequence[int],
     mod_strides: Sequence[Sequence[int]] = (),
     steps: Sequence[Step] = (),
 ) -> list[jax.Array]:
     """Gradients of `attention_call` along the cotangent of its result, on XLA's CPU platform.
 
-    Nothing of the size of the logits is made, except the gradient of a modifier that has it.
+    Nothing of the size of the logits is made, except the gradient of a modifier that has it. A thread keeps a few
+    numbers for each key and each of some dozen queries.
 
     Args:
       q, k, v, modifiers, dims, sizes, steps and their strides: as for `attention_call`. POST_SELECT takes c = 0 only.
-      out, maximum, total: what `attention_residuals_call` gave; out in any float type. Any pair will do instead of
-        maximum and total for which the probabilities are exp(logit - maximum) / total.
+      maximum, total: what `attention_residuals_call` gave. Any other pair will do for which the probabilities are
+        exp(logit - maximum) / total.
       cotangent: float32, bfloat16 or float16.
-      out_strides, cotangent_strides: of the parallel axes, then (t, e). 0 repeats.
+      cotangent_strides: of the parallel axes, then (t, e). 0 repeats.
       gradients: what to compute. Modifiers of MUL, ADD, SINK and POST_MUL have gradients, 0 where no step reads them;
         that of a sink must not vary with s.
 
@@ -75,11 +76,11 @@ def attention_vjp_call(
         q_strides=q_strides,
         k_strides=k_strides,
         v_strides=v_strides,
-        out_strides=out_strides,
         cotangent_strides=cotangent_strides,
         mod_strides=mod_strides,
         gradient_roles=[gradient.role for gradient in gradients],
         gradient_strides=[list(gradient.strides) for gradient in gradients],
     )
+    factors = np.asarray([gradient.factor for gradient in gradients], np.float32)
     call = jax.ffi.ffi_call("zenith_attention_vjp", results)
-    return list(call(q, k, v, out, maximum, total, cotangent, *modifiers, **encoded))
+    return list(call(q, k, v, maximum, total, cotangent, *modifiers, **encoded, gradient_factors=factors))

@@ -27,8 +27,8 @@ def refuse(request: Request) -> Refusal | None:
         refusal = _refuse_gradient(spec.attention, gradient)
         if refusal is not None:
             return refusal
-    roles, residuals, cotangent = spec.split(request.operands)
-    floats = (*roles[:3], *residuals[:1], cotangent, *request.results)
+    roles, _, cotangent = spec.split(request.operands)
+    floats = (*roles[:3], cotangent, *request.results)
     return attention_arguments.refuse(spec.attention, floats, request.min_seq)
 
 
@@ -58,18 +58,18 @@ def build(request: Request) -> Callable[..., list[jax.Array]]:
     spec: AttentionVjpSpec = request.spec
     attention = spec.attention
     modifiers, arguments = modifiers_of(attention), attention_arguments.arguments(attention)
+    del arguments["out_strides"]
     wanted = [_kernel_gradients(attention, gradient, modifiers) for gradient in spec.gradients]
 
     def vjp(*operands: jax.Array) -> list[jax.Array]:
         roles, kept, cotangent = spec.split(operands)
         q, k, v = roles[:3]
         turned = [modifier.of(roles) for modifier in modifiers]
-        out, maximum, total = kept or _residuals(attention, (q, k, v), turned, arguments)
+        maximum, total = kept[1:] or _residuals((q, k, v), turned, arguments)
         found = attention_vjp_call(
             q,
             k,
             v,
-            out,
             maximum,
             total,
             cotangent,
@@ -80,9 +80,12 @@ def build(request: Request) -> Callable[..., list[jax.Array]]:
         )
         rest, results = iter(found), []
         for gradient, parts, result in zip(spec.gradients, wanted, request.results, strict=True):
+            if gradient.role < 3:
+                results.append(next(rest).astype(result.dtype))
+                continue
             total = jnp.zeros(result.shape, jnp.float32)
             for part in parts:
-                total += _through_turn(attention, gradient, modifiers, part.role, next(rest), roles)
+                total += _through_turn(attention, gradient, modifiers[part.role - 3], next(rest), roles)
             results.append((gradient.factor * total).astype(result.dtype))
         return results
 
@@ -97,7 +100,7 @@ def _kernel_gradients(spec: AttentionSpec, gradient: Gradient, modifiers: Sequen
     shape = gradient.layout.shape(spec.axes)
     if gradient.role < 3:
         last = (("t", contracted), ("s", contracted), ("s", "e"))[gradient.role]
-        return [kernel.Gradient(gradient.role, strides(spec, gradient.layout, *last), shape)]
+        return [kernel.Gradient(gradient.role, strides(spec, gradient.layout, *last), shape, gradient.factor)]
     return [
         kernel.Gradient(kernel.FIRST_MODIFIER + i, strides(spec, gradient.layout, "t", "s"), shape)
         for i, modifier in enumerate(modifiers)
@@ -108,18 +111,14 @@ def _kernel_gradients(spec: AttentionSpec, gradient: Gradient, modifiers: Sequen
 def _through_turn(
     spec: AttentionSpec,
     gradient: Gradient,
-    modifiers: Sequence[Modifier],
-    role: int,
+    modifier: Modifier,
     found: jax.Array,
     roles: Sequence[jax.Array],
 ) -> jax.Array:
     """The gradient of a role, given that of the modifier (-m, 1/m) that the kernel read in its place."""
-    if role < 3:
-        return found
-    turn = modifiers[role - 3].turn
-    if turn == "minus":
+    if modifier.turn == "minus":
         return -found
-    if turn == "reciprocal":
+    if modifier.turn == "reciprocal":
         return found * _minus_reciprocal_square(spec, gradient, roles[gradient.role])
     return found
 
@@ -135,19 +134,17 @@ def _minus_reciprocal_square(spec: AttentionSpec, gradient: Gradient, m: jax.Arr
 
 
 def _residuals(
-    spec: AttentionSpec,
-    arrays: tuple[jax.Array, jax.Array, jax.Array],
-    modifiers: Sequence[jax.Array],
-    arguments: dict[str, Any],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """out, maximum and sum of a forward that did not keep them; out in float32, since nobody else reads it."""
+    arrays: tuple[jax.Array, jax.Array, jax.Array], modifiers: Sequence[jax.Array], arguments: dict[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Maximum and sum of a forward that did not keep them, from a call without value features."""
     import jax.numpy as jnp
 
     from zenith_mlir.kernels.cpu.attention import attention_residuals_call
 
-    return attention_residuals_call(
-        *arrays, modifiers, **arguments, out_shape=spec.out.shape(spec.axes), out_dtype=jnp.float32
-    )
+    dims, (t, s, d, _) = arguments["dims"], arguments["sizes"]
+    empty = {"sizes": (t, s, d, 0), "out_strides": [0] * (len(dims) + 2), "out_shape": (0,), "out_dtype": jnp.float32}
+    _, maximum, total = attention_residuals_call(*arrays, modifiers, **arguments | empty)
+    return maximum, total
 
 
 IMPLEMENTATION = Implementation("cpu-flash-vjp", "cpu", refuse, build)

@@ -1,12 +1,13 @@
 // The gradients of softmax attention, compiled once per instruction set.
 //
 // Tri Dao et al., FlashAttention, 2022, appendix B.2. As in the forward, queries lie along the vector lanes: tiles are
-// x[s, t], and K and V are read one broadcast element at a time. For each panel of queries and each block of keys
+// x[s, t], and K and V are read one broadcast element at a time. For each panel of queries there are two sweeps over the
+// blocks of keys:
 //
-//   x = program(K Q^T);  p = exp(x - max) / sum;   dV += f(p) dO;   dp = f'(p) o (V dO^T)
+//   x = program(K Q^T);  p = exp(x - max) / sum;   dV += f(p) dO;   dp = f'(p) o (V dO^T);   delta += sum_s p o dp
 //   dx = p o (dp - delta);  back through the program;   dQ^T += K^T dx;   dK += dx Q
 //
-// K and V run in the inner loop, and dK and dV of a whole sequence are kept in scratch meanwhile.
+// What the second needs of the first is kept in scratch, and so are dK and dV of the whole sequence.
 #include "attention_vjp.h"
 
 #include "attention_program.h"
@@ -21,7 +22,7 @@ namespace {
 constexpr int64_t kKeysPerBlock = 64;               // two tiles and a block of keys fit the first-level cache
 constexpr int64_t kTileFloats = kKeysPerBlock * kPanelLanes;
 constexpr int64_t kMaxPanels = 8;                   // at a time
-constexpr int64_t kPanelBytesInCache = 384 * 1024;  // what the panels hold stays in the second-level cache
+constexpr int64_t kPanelBytesInCache = 1024 * 1024;  // what the panels hold is about a second-level cache
 constexpr int64_t kPartFloats = int64_t{1} << 25;   // of all copies that the parts add to
 
 int64_t Padded(int64_t cols) { return CeilDiv(cols, kWidth) * kWidth; }
@@ -96,12 +97,12 @@ void AddOrStore(float* to, int64_t stride, int64_t count, bool adds, Vec x) {
   for (int64_t i = 0; i < count; ++i) to[i * stride] = adds ? to[i * stride] + lanes[i] : lanes[i];
 }
 
-// dst(r, c) = or += scale * src(r, c), the rows begin .. begin + rows of a packed matrix with `all_rows`.
-void WritePacked(const float* src, int64_t begin, int64_t rows, int64_t all_rows, int64_t cols, float scale, bool adds,
+// dst(r, c) = or += scale * src(r, c), the first `rows` of a packed matrix with `all_rows`.
+void WritePacked(const float* src, int64_t rows, int64_t all_rows, int64_t cols, float scale, bool adds,
                  const Target& dst) {
   ForEachTile(cols, [&](auto vecs, int64_t first) {
     constexpr int64_t kLanes = decltype(vecs)::value * kWidth;
-    const float* from = src + first * all_rows + begin * kLanes;
+    const float* from = src + first * all_rows;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < kLanes && first + c < cols; c += kWidth) {
         AddOrStore(dst.data + r * dst.row + (first + c) * dst.col, dst.col, Min(kWidth, cols - first - c), adds,
@@ -157,8 +158,7 @@ void ForEachPair(const LogitTile& tile, float* x, const float* y, F f) {
 
 // What has to be computed for the gradients that are wanted.
 struct Wanted {
-  bool q = false, k = false, v = false, modifiers = false, logits = false;  // logits: dp at least
-  bool after = false;  // of a modifier of the probabilities
+  bool q = false, k = false, v = false, logits = false;  // logits: dp at least
 };
 
 bool Wants(const AttentionVjpProblem& problem, const Step& step) {
@@ -175,12 +175,7 @@ Wanted WantedBy(const AttentionVjpProblem& problem) {
     wanted.q |= gradient.role == Role::kQ;
     wanted.k |= gradient.role == Role::kK;
     wanted.v |= gradient.role == Role::kV;
-    wanted.modifiers |= gradient.OfModifier();
-  }
-  wanted.logits = wanted.q || wanted.k || wanted.modifiers;
-  for (int i = 0; i < problem.attention.n_steps; ++i) {
-    const Step& step = problem.attention.steps[i];
-    wanted.after |= step.op == Opcode::kPostMul && Wants(problem, step);
+    wanted.logits |= gradient.role != Role::kV;
   }
   return wanted;
 }
@@ -196,10 +191,23 @@ bool KeepsTile(const AttentionVjpProblem& problem, const Step& step) {
   }
 }
 
-int64_t KeptTiles(const AttentionVjpProblem& problem) {
+int64_t KeptTiles(const AttentionVjpProblem& problem, int begin, int end) {
   int64_t kept = 0;
-  for (int i = 0; i < problem.attention.n_steps; ++i) kept += KeepsTile(problem, problem.attention.steps[i]);
+  for (int i = begin; i < end; ++i) kept += KeepsTile(problem, problem.attention.steps[i]);
   return kept;
+}
+
+int64_t KeyBlocks(const AttentionProblem& problem) { return CeilDiv(problem.S, kKeysPerBlock); }
+
+// What one panel and one block of keys have in common.
+struct Block {
+  LogitTile tile;  // x, then p; [keys, lanes] as the others
+  float* dp;       // then dx
+  float* kept;     // the tiles that the steps on the logits keep
+};
+
+int64_t BlockFloats(const AttentionVjpProblem& problem) {
+  return (2 + KeptTiles(problem, 0, problem.attention.n_logit_steps)) * kTileFloats;
 }
 
 // One panel of queries, at most kPanelLanes of them.
@@ -212,20 +220,27 @@ struct Panel {
   float* dq;              // [D, lanes]
   float* max;             // [lanes]
   float* inverse_sum;     // [lanes]
+  float* sink;            // [lanes], the probability of a sink
   float* delta;           // [lanes]
-  bool skips;             // blocks outside a band, where p is 0
+  float* remainder;       // [lanes], by how much delta misses the sum
+  float* blocks;          // BlockFloats() for each block of keys, or for one at a time without a second sweep
+  bool skips;             // blocks outside a band, which add 0 to every gradient
 };
 
-int64_t PanelFloats(const AttentionProblem& problem) {
-  return (2 * problem.D + problem.E + Padded(problem.D) + Padded(problem.E) + 3) * kPanelLanes;
+int64_t PanelFloats(const AttentionVjpProblem& problem) {
+  const AttentionProblem& attention = problem.attention;
+  const int64_t blocks = WantedBy(problem).logits ? KeyBlocks(attention) : 1;
+  return (2 * attention.D + attention.E + Padded(attention.D) + Padded(attention.E) + 5) * kPanelLanes +
+         blocks * BlockFloats(problem);
 }
 
-int64_t KeyBlocks(const AttentionProblem& problem) { return CeilDiv(problem.S, kKeysPerBlock); }
+// Panels of the whole sequence of queries.
+int64_t AllPanels(const AttentionProblem& problem) { return CeilDiv(problem.T, kPanelLanes); }
 
-int64_t Panels(const AttentionProblem& problem) {
-  int64_t panels = kPanelBytesInCache / (PanelFloats(problem) * static_cast<int64_t>(sizeof(float)));
-  panels = panels < 1 ? 1 : Min(panels, kMaxPanels);
-  return Min(panels, CeilDiv(problem.T, kPanelLanes));
+// Panels of a part that share a sweep.
+int64_t PanelsAtOnce(const AttentionVjpProblem& problem, int64_t parts) {
+  const int64_t panels = kPanelBytesInCache / (PanelFloats(problem) * static_cast<int64_t>(sizeof(float)));
+  return Min(panels < 1 ? 1 : Min(panels, kMaxPanels), CeilDiv(AllPanels(problem.attention), parts));
 }
 
 class Item {
@@ -238,13 +253,12 @@ class Item {
         plan_(plan),
         part_(item % plan.parts),
         outer_(item / plan.parts),
-        sum_rows_(CeilDiv(KeyBlocks(attention_), plan.parts) * kKeysPerBlock),
+        sum_rows_(KeyBlocks(attention_) * kKeysPerBlock),
         scratch_(scratch) {
-    x_ = Take(kTileFloats);
-    probabilities_ = attention_.n_steps > attention_.n_logit_steps ? Take(kTileFloats) : x_;
-    dx_ = Take(kTileFloats);
+    for (int i = fills_.first; i < attention_.n_logit_steps; ++i) bands_ |= attention_.steps[i].op == Opcode::kBand;
+    values_ = Take(kTileFloats);
     modifier_ = Take(kTileFloats);
-    kept_ = Take(KeptTiles(problem) * kTileFloats);
+    kept_after_ = Take(KeptTiles(problem, attention_.n_logit_steps, attention_.n_steps) * kTileFloats);
     k_block_ = Take(kKeysPerBlock * attention_.D);
     v_block_ = Take(kKeysPerBlock * attention_.E);
     dk_ = Take(sum_rows_ * Padded(attention_.D));
@@ -253,9 +267,10 @@ class Item {
 
   static int64_t ScratchFloats(const AttentionVjpProblem& problem, int64_t parts) {
     const AttentionProblem& attention = problem.attention;
-    const int64_t sum_rows = CeilDiv(KeyBlocks(attention), parts) * kKeysPerBlock;
-    return (4 + KeptTiles(problem)) * kTileFloats + kKeysPerBlock * (attention.D + attention.E) +
-           sum_rows * (Padded(attention.D) + Padded(attention.E)) + Panels(attention) * PanelFloats(attention);
+    return (2 + KeptTiles(problem, attention.n_logit_steps, attention.n_steps)) * kTileFloats +
+           kKeysPerBlock * (attention.D + attention.E) +
+           KeyBlocks(attention) * kKeysPerBlock * (Padded(attention.D) + Padded(attention.E)) +
+           PanelsAtOnce(problem, parts) * PanelFloats(problem);
   }
 
   void Run() {
@@ -286,13 +301,14 @@ class Item {
       stride *= attention_.dims[i];
     }
     k_held_ = v_held_ = -1;
+    keys_finite_ = Known::kNotYet;
   }
 
   void RunPosition() {
     if (wanted_.k) Clear(dk_, sum_rows_ * Padded(attention_.D));
     if (wanted_.v) Clear(dv_, sum_rows_ * Padded(attention_.E));
-    const int64_t queries = Panels(attention_) * kPanelLanes;
-    for (int64_t t = 0; t < attention_.T; t += queries) RunQueries(t, Min(t + queries, attention_.T));
+    const int64_t at_once = PanelsAtOnce(problem_, plan_.parts);
+    for (int64_t i = part_; i < AllPanels(attention_); i += at_once * plan_.parts) RunPanels(i, at_once);
     WriteKeys(Role::kK, dk_, attention_.D, LeadingScale(attention_));
     WriteKeys(Role::kV, dv_, attention_.E, 1.0f);
   }
@@ -301,20 +317,46 @@ class Item {
     for (int64_t i = 0; i < count; ++i) x[i] = 0.0f;
   }
 
-  void RunQueries(int64_t begin, int64_t end) {
+  // The panels first, first + parts, ..., as far as there are any.
+  void RunPanels(int64_t first, int64_t at_once) {
     float* const unused = scratch_;
     n_panels_ = 0;
-    for (int64_t t = begin; t < end; t += kPanelLanes) LoadPanel(panels_[n_panels_++], t, Min(kPanelLanes, end - t));
-    for (int64_t block = part_; block < KeyBlocks(attention_); block += plan_.parts) {
-      const int64_t s0 = block * kKeysPerBlock, keys = Min(kKeysPerBlock, attention_.S - s0);
-      for (int i = 0; i < n_panels_; ++i) {
-        Panel& panel = panels_[i];
-        if (panel.skips && OutsideBand(attention_, fills_, s0, keys, panel.t0, panel.queries)) continue;
-        WithWidth(panel.lanes / kWidth, [&](auto vecs) { Process<decltype(vecs)::value>(panel, s0, keys); });
+    for (int64_t i = first; i < AllPanels(attention_) && n_panels_ < at_once; i += plan_.parts) {
+      LoadPanel(panels_[n_panels_++], i * kPanelLanes, Min(kPanelLanes, attention_.T - i * kPanelLanes));
+    }
+    for (int64_t block = 0; block < KeyBlocks(attention_); ++block) {
+      ForEachPanel(block, [&](auto vecs, Panel& panel, const Block& at) { Sweep<decltype(vecs)::value>(panel, at); });
+    }
+    if (wanted_.logits) {
+      for (int i = 0; i < n_panels_; ++i) BeginRemainder(panels_[i]);
+      for (int64_t block = KeyBlocks(attention_) - 1; block >= 0; --block) {  // what was written last is in the cache
+        ForEachPanel(block, [](auto vecs, Panel& panel, const Block& at) {
+          AddRemainder<decltype(vecs)::value>(panel, at.tile, at.dp);
+        });
+      }
+      for (int i = 0; i < n_panels_; ++i) FinishRemainder(panels_[i]);
+      for (int64_t block = 0; block < KeyBlocks(attention_); ++block) {
+        ForEachPanel(block, [&](auto vecs, Panel& panel, const Block& at) {
+          SweepBack<decltype(vecs)::value>(panel, at);
+        });
       }
     }
     for (int i = 0; i < n_panels_; ++i) FinishPanel(panels_[i]);
     scratch_ = unused;
+  }
+
+  // Calls f(number of vectors, panel, block) for the panels for which a block of keys counts.
+  template <class F>
+  void ForEachPanel(int64_t block, F f) {
+    const int64_t s0 = block * kKeysPerBlock, keys = Min(kKeysPerBlock, attention_.S - s0);
+    for (int i = 0; i < n_panels_; ++i) {
+      Panel& panel = panels_[i];
+      if (panel.skips && OutsideBand(attention_, fills_, s0, keys, panel.t0, panel.queries)) continue;
+      float* const data = panel.blocks + (wanted_.logits ? block * BlockFloats(problem_) : 0);
+      const LogitTile tile{data, s0, keys, panel.t0, panel.queries, panel.lanes};
+      const Block at{tile, data + kTileFloats, data + 2 * kTileFloats};
+      WithWidth(panel.lanes / kWidth, [&](auto vecs) { f(vecs, panel, at); });
+    }
   }
 
   Matrix QueriesOf(const Operand& operand, int64_t t0) const {
@@ -333,7 +375,10 @@ class Item {
     panel.dq = Take(D * panel.lanes);
     panel.max = Take(panel.lanes);
     panel.inverse_sum = Take(panel.lanes);
+    panel.sink = Take(panel.lanes);
     panel.delta = Take(panel.lanes);
+    panel.remainder = Take(panel.lanes);
+    panel.blocks = Take((wanted_.logits ? KeyBlocks(attention_) : 1) * BlockFloats(problem_));
 
     const Matrix q = QueriesOf(attention_.q, t0), cotangent = QueriesOf(problem_.cotangent, t0);
     CopyTransposed(q, queries, D, panel.q, panel.lanes);
@@ -346,59 +391,109 @@ class Item {
       panel.max[i] = i < queries ? attention_.maximum[row + i] : kInfinity;  // p is 0 in the lanes that pad
       panel.inverse_sum[i] = i < queries ? 1.0f / attention_.sum[row + i] : 0.0f;
     }
-    if (wanted_.logits) LoadDelta(panel);
-    // dV adds p dO, which is NaN rather than 0 where dO is not finite; so does a modifier of p with dp.
-    panel.skips = !wanted_.after && FillsUnderflow(fills_, panel.max, queries) &&
-                  (!wanted_.v || AllFinite(cotangent, queries, E));
+    Clear(panel.delta, panel.lanes);
+    Clear(panel.sink, panel.lanes);
+    for (int i = attention_.n_logit_steps; i < attention_.n_steps; ++i) {
+      if (attention_.steps[i].op == Opcode::kSink) LoadSink(panel, attention_.modifiers[attention_.steps[i].modifier]);
+    }
+    panel.skips = bands_ && FillsUnderflow(fills_, panel.max, queries) && SumsFinite(panel) &&
+                  AllFinite(q, queries, D) && AllFinite(cotangent, queries, E) && FactorsFinite(panel) && KeysFinite();
   }
 
-  // delta = sum_e dO out
-  void LoadDelta(Panel& panel) {
-    const Matrix out = QueriesOf(attention_.out, panel.t0);
-    Clear(panel.delta, panel.lanes);
-    for (int64_t e = 0; e < attention_.E; e += kKeysPerBlock) {
-      const int64_t count = Min(kKeysPerBlock, attention_.E - e);
-      const Matrix view{static_cast<const char*>(out.data) + e * out.col * ElementBytes(out.dtype), out.dtype, out.row,
-                        out.col};
-      CopyTransposed(view, panel.queries, count, x_, panel.lanes);
-      for (int64_t lane = 0; lane < panel.lanes; lane += kWidth) {
-        Vec sum = Broadcast(0.0f);
-        for (int64_t i = 0; i < count; ++i) {
-          sum = Fma(Load(x_ + i * panel.lanes + lane), Load(panel.cotangent + (e + i) * panel.lanes + lane), sum);
-        }
-        Store(panel.delta + lane, Load(panel.delta + lane) + sum);
+  void LoadSink(Panel& panel, const Operand& sink) {
+    CopyTransposed(QueriesOf(sink, panel.t0), panel.queries, 1, panel.sink, panel.lanes);
+    for (int64_t lane = 0; lane < panel.lanes; lane += kWidth) {
+      const Vec x = Load(panel.sink + lane) - Load(panel.max + lane);
+      Store(panel.sink + lane, ExpNonPositive(x) * Load(panel.inverse_sum + lane));
+    }
+  }
+
+  // Where p is 0, so is what a block adds to the gradients, but for 0 * inf and 0 * NaN. These are what zeros are
+  // multiplied with: the sums of the rows, Q, dO, modifiers, and K and V of this position.
+  static bool SumsFinite(const Panel& panel) {
+    for (int64_t i = 0; i < panel.queries; ++i) {
+      if (panel.inverse_sum[i] * 0.0f != 0.0f) return false;
+    }
+    return true;
+  }
+
+  // A step whose derivative looks at the logits makes everything a factor that was added to them.
+  bool FactorsFinite(const Panel& panel) const {
+    bool looks = false;
+    for (int i = 0; i < attention_.n_logit_steps; ++i) {
+      looks |= attention_.steps[i].op == Opcode::kMul || attention_.steps[i].op == Opcode::kTanh;
+    }
+    for (int i = 0; i < attention_.n_steps; ++i) {
+      const Step& step = attention_.steps[i];
+      const bool factor = step.op == Opcode::kPostMul ||
+                          (looks && (step.op == Opcode::kMul || step.op == Opcode::kAdd));
+      if (!factor) continue;
+      const Operand& modifier = attention_.modifiers[step.modifier];
+      if (!AllFinite(QueriesOf(modifier, panel.t0), modifier.row == 0 ? 1 : panel.queries,
+                     modifier.col == 0 ? 1 : attention_.S)) {
+        return false;
       }
     }
+    return true;
   }
 
+  bool KeysFinite() {
+    if (keys_finite_ == Known::kNotYet) {
+      const Matrix k = ViewAt(attention_.k, attention_.k.Offset(index_, attention_.n_parallel));
+      const Matrix v = ViewAt(attention_.v, attention_.v.Offset(index_, attention_.n_parallel));
+      const bool finite = AllFinite(k, attention_.S, attention_.D) && AllFinite(v, attention_.S, attention_.E);
+      keys_finite_ = finite ? Known::kYes : Known::kNo;
+    }
+    return keys_finite_ == Known::kYes;
+  }
+
+  // Leaves p and dp of the block, and adds to dV and delta.
   template <int NV>
-  void Process(Panel& panel, int64_t s0, int64_t keys) {
-    const LogitTile tile{x_, s0, keys, panel.t0, panel.queries, panel.lanes};
-    const Floats k = Block(attention_.k, tile, attention_.D, k_block_, &k_held_);
-    next_kept_ = kept_;
-    Product<NV>(k, panel.q, keys, attention_.D, LeadingScale(attention_), x_);
-    for (int i = BeginsWithScale(attention_) ? 1 : 0; i < attention_.n_logit_steps; ++i) Forward(tile, i);
+  void Sweep(Panel& panel, const Block& at) {
+    const LogitTile& tile = at.tile;
+    const Floats k = KeysOf(attention_.k, tile, attention_.D, k_block_, &k_held_);
+    next_kept_ = at.kept;
+    Product<NV>(k, panel.q, tile.keys, attention_.D, LeadingScale(attention_), tile.x);
+    for (int i = FirstStep(); i < attention_.n_logit_steps; ++i) Forward(tile, i);
     Probabilities<NV>(panel, tile);
-    for (int i = attention_.n_logit_steps; i < attention_.n_steps; ++i) Forward(tile, i);
-    const int64_t begin = (s0 / kKeysPerBlock / plan_.parts) * kKeysPerBlock;
-    if (wanted_.v) AddProduct(tile, x_, panel.cotangent_rows, begin, sum_rows_, attention_.E, dv_);
+    LogitTile values = tile;  // f(p)
+    next_kept_ = kept_after_;
+    if (attention_.n_steps > attention_.n_logit_steps) {
+      values.x = values_;
+      CopyTile(tile, values_);
+      for (int i = attention_.n_logit_steps; i < attention_.n_steps; ++i) Forward(values, i);
+    }
+    if (wanted_.v) AddProduct(values, values.x, panel.cotangent_rows, tile.s0, sum_rows_, attention_.E, dv_);
     if (!wanted_.logits) return;
 
-    const Floats v = Block(problem_.attention.v, tile, attention_.E, v_block_, &v_held_);
-    Product<NV>(v, panel.cotangent, keys, attention_.E, 1.0f, dx_);
+    const Floats v = KeysOf(attention_.v, tile, attention_.E, v_block_, &v_held_);
+    Product<NV>(v, panel.cotangent, tile.keys, attention_.E, 1.0f, at.dp);
     LogitTile gradient = tile;
-    gradient.x = dx_;
+    gradient.x = at.dp;
     for (int i = attention_.n_steps - 1; i >= attention_.n_logit_steps; --i) Backward(gradient, i);
-    ThroughSoftmax<NV>(panel, gradient);
-    for (int i = attention_.n_logit_steps - 1; i >= (BeginsWithScale(attention_) ? 1 : 0); --i) Backward(gradient, i);
-    if (wanted_.q) {
-      Matmul<NV>(k.data, k.col, k.row, dx_, attention_.D, keys, panel.dq,
-                 [](float* to, int, Vec sum) { Store(to, Load(to) + sum); });
-    }
-    if (wanted_.k) AddProduct(tile, dx_, panel.q_rows, begin, sum_rows_, attention_.D, dk_);
+    AddDelta<NV>(panel, tile, at.dp);
   }
 
-  Floats Block(const Operand& operand, const LogitTile& tile, int64_t cols, float* copy, int64_t* held) {
+  // Makes dx of p and dp, and adds to dQ, dK and the gradients of modifiers.
+  template <int NV>
+  void SweepBack(Panel& panel, const Block& at) {
+    LogitTile gradient = at.tile;
+    gradient.x = at.dp;
+    next_kept_ = at.kept + KeptTiles(problem_, 0, attention_.n_logit_steps) * kTileFloats;
+    ThroughSoftmax<NV>(panel, at.tile, at.dp);
+    for (int i = attention_.n_logit_steps - 1; i >= FirstStep(); --i) Backward(gradient, i);
+    if (wanted_.q) {
+      const Floats k = KeysOf(attention_.k, gradient, attention_.D, k_block_, &k_held_);
+      Matmul<NV>(k.data, k.col, k.row, at.dp, attention_.D, gradient.keys, panel.dq,
+                 [](float* to, int, Vec sum) { Store(to, Load(to) + sum); });
+    }
+    if (wanted_.k) AddProduct(gradient, at.dp, panel.q_rows, gradient.s0, sum_rows_, attention_.D, dk_);
+  }
+
+  // The scale that steps begin with is part of the products with Q and K.
+  int FirstStep() const { return BeginsWithScale(attention_) ? 1 : 0; }
+
+  Floats KeysOf(const Operand& operand, const LogitTile& tile, int64_t cols, float* copy, int64_t* held) {
     const int64_t offset = operand.Offset(index_, attention_.n_parallel);
     return KeyBlock(operand, offset, tile.s0, tile.keys, cols, n_panels_ == 1, copy, held);
   }
@@ -413,33 +508,85 @@ class Item {
   }
 
   void Keep(const LogitTile& tile) {
-    for (int64_t i = 0; i < tile.keys * tile.lanes; i += kWidth) Store(next_kept_ + i, Load(tile.x + i));
+    CopyTile(tile, next_kept_);
     next_kept_ += kTileFloats;
   }
 
-  // x = exp(x - max) / sum, and a copy where steps follow that change it.
+  static void CopyTile(const LogitTile& tile, float* to) {
+    for (int64_t i = 0; i < tile.keys * tile.lanes; i += kWidth) Store(to + i, Load(tile.x + i));
+  }
+
+  // x = exp(x - max) / sum
   template <int NV>
   void Probabilities(const Panel& panel, const LogitTile& tile) {
     for (int i = 0; i < NV; ++i) {
       const Vec max = Load(panel.max + i * kWidth), inverse = Load(panel.inverse_sum + i * kWidth);
       for (int64_t s = 0; s < tile.keys; ++s) {
-        const int64_t at = s * tile.lanes + i * kWidth;
-        const Vec p = ExpNonPositive(Load(x_ + at) - max) * inverse;
-        Store(x_ + at, p);
-        Store(probabilities_ + at, p);
+        float* x = tile.x + s * tile.lanes + i * kWidth;
+        Store(x, ExpNonPositive(Load(x) - max) * inverse);
       }
     }
   }
 
-  // dx = p o (dp - delta)
+  // delta += sum_s p o dp, which is dp, bit for bit, where one p is 1 and all others are 0.
   template <int NV>
-  void ThroughSoftmax(const Panel& panel, const LogitTile& gradient) {
-    Vec delta[NV];
-    for (int i = 0; i < NV; ++i) delta[i] = Load(panel.delta + i * kWidth);
-    for (int64_t s = 0; s < gradient.keys; ++s) {
+  void AddDelta(Panel& panel, const LogitTile& p, const float* dp) {
+    Vec sum[NV];
+    for (int i = 0; i < NV; ++i) sum[i] = Broadcast(0.0f);
+    for (int64_t s = 0; s < p.keys; ++s) {
       for (int i = 0; i < NV; ++i) {
-        const int64_t at = s * gradient.lanes + i * kWidth;
-        Store(gradient.x + at, Load(probabilities_ + at) * (Load(gradient.x + at) - delta[i]));
+        const int64_t at = s * p.lanes + i * kWidth;
+        sum[i] = Fma(Load(p.x + at), Load(dp + at), sum[i]);
+      }
+    }
+    for (int i = 0; i < NV; ++i) Store(panel.delta + i * kWidth, Load(panel.delta + i * kWidth) + sum[i]);
+  }
+
+  // remainder = sum_s p o (dp - delta), where the dp of a sink is 0.
+  //
+  // Were p and delta exact it would be 0. As they are, all dx of a row share the error of delta, p times it, and add up
+  // in dQ = dx K where exact ones cancel: as they do wherever keys resemble each other, or a row's dp.
+  static void BeginRemainder(Panel& panel) {
+    for (int64_t i = 0; i < panel.lanes; ++i) panel.remainder[i] = panel.sink[i] * (0.0f - panel.delta[i]);
+  }
+
+  template <int NV>
+  static void AddRemainder(Panel& panel, const LogitTile& p, const float* dp) {
+    Vec delta[NV], sum[NV];
+    for (int i = 0; i < NV; ++i) {
+      delta[i] = Load(panel.delta + i * kWidth);
+      sum[i] = Broadcast(0.0f);
+    }
+    for (int64_t s = 0; s < p.keys; ++s) {
+      for (int i = 0; i < NV; ++i) {
+        const int64_t at = s * p.lanes + i * kWidth;
+        sum[i] = Fma(Load(p.x + at), Load(dp + at) - delta[i], sum[i]);
+      }
+    }
+    for (int i = 0; i < NV; ++i) Store(panel.remainder + i * kWidth, Load(panel.remainder + i * kWidth) + sum[i]);
+  }
+
+  // Rounding leaves more than 2^-32 of delta, or nothing. What is smaller comes from keys with next to no weight, and
+  // the formula loses it, in float64 as well: a gradient of 0 stays 0. Nor has an infinite delta a remainder.
+  static void FinishRemainder(Panel& panel) {
+    for (int64_t i = 0; i < panel.lanes; ++i) {
+      const float remainder = __builtin_fabsf(panel.remainder[i]), least = 0x1p-32f * __builtin_fabsf(panel.delta[i]);
+      if (!(remainder > least && remainder < kInfinity)) panel.remainder[i] = 0.0f;
+    }
+  }
+
+  // dp = p o (dp - delta - remainder)
+  template <int NV>
+  void ThroughSoftmax(const Panel& panel, const LogitTile& p, float* dp) {
+    Vec delta[NV], remainder[NV];
+    for (int i = 0; i < NV; ++i) {
+      delta[i] = Load(panel.delta + i * kWidth);
+      remainder[i] = Load(panel.remainder + i * kWidth);
+    }
+    for (int64_t s = 0; s < p.keys; ++s) {
+      for (int i = 0; i < NV; ++i) {
+        const int64_t at = s * p.lanes + i * kWidth;
+        Store(dp + at, Load(p.x + at) * (Load(dp + at) - delta[i] - remainder[i]));
       }
     }
   }
@@ -469,7 +616,9 @@ class Item {
         step.c = 0.0f;
         return RunStep(attention_, index_, step, gradient, modifier_);
       case Opcode::kTanh:
-        return ForEachPair(gradient, gradient.x, kept, [](Vec dx, Vec y) { return dx * (Broadcast(1.0f) - y * y); });
+        return ForEachPair(gradient, gradient.x, kept, [](Vec dx, Vec y) {  // as JAX has it, also where dx is infinite
+          return Fma(dx, y, dx) * (Broadcast(1.0f) - y);
+        });
       case Opcode::kMax: return ThroughMax(gradient, kept, step.c);
       case Opcode::kOffset:
       case Opcode::kBandAdd:
@@ -489,8 +638,8 @@ class Item {
   // Where element (row, col) of a gradient begins, in the copy of this part if it has one.
   Target TargetAt(const Gradient& gradient, int64_t row, int64_t col) const {
     const Operand& to = gradient.to;
-    float* data = part_ == 0 || gradient.VariesWithKey() ? static_cast<float*>(to.data)
-                                                         : gradient.parts + (part_ - 1) * gradient.elements;
+    float* data = part_ == 0 || gradient.VariesWithQuery() ? static_cast<float*>(to.data)
+                                                           : gradient.parts + (part_ - 1) * gradient.elements;
     return {data + to.Offset(index_, attention_.n_parallel) + row * to.row + col * to.col, to.row, to.col};
   }
 
@@ -505,10 +654,10 @@ class Item {
     for (int i = 0; i < problem_.n_gradients; ++i) {
       const Gradient& gradient = problem_.gradients[i];
       if (gradient.role != Role::kQ) continue;
-      WriteTransposed(panel.dq, panel.lanes, panel.queries, attention_.D, LeadingScale(attention_), gradient.adds,
-                      TargetAt(gradient, panel.t0, 0));
+      WriteTransposed(panel.dq, panel.lanes, panel.queries, attention_.D, LeadingScale(attention_) * gradient.factor,
+                      gradient.adds, TargetAt(gradient, panel.t0, 0));
     }
-    for (int i = attention_.n_logit_steps; i < attention_.n_steps && part_ == 0; ++i) {
+    for (int i = attention_.n_logit_steps; i < attention_.n_steps; ++i) {
       const Step& step = attention_.steps[i];
       if (step.op == Opcode::kSink && Wants(problem_, step)) AddSink(panel, step.modifier);
     }
@@ -516,26 +665,24 @@ class Item {
 
   // The sink's probability times the difference between its value, 0, and delta.
   void AddSink(const Panel& panel, int64_t modifier) {
-    CopyTransposed(QueriesOf(attention_.modifiers[modifier], panel.t0), panel.queries, 1, x_, panel.lanes);
+    float* const x = values_;
     for (int64_t lane = 0; lane < panel.lanes; lane += kWidth) {
-      const Vec p = ExpNonPositive(Load(x_ + lane) - Load(panel.max + lane)) * Load(panel.inverse_sum + lane);
-      Store(x_ + lane, p * (Broadcast(0.0f) - Load(panel.delta + lane)));
+      const Vec delta = Load(panel.delta + lane) + Load(panel.remainder + lane);
+      Store(x + lane, Load(panel.sink + lane) * (Broadcast(0.0f) - delta));
     }
-    AddModifier({x_, 0, 1, panel.t0, panel.queries, panel.lanes}, x_, modifier);
+    AddModifier({x, 0, 1, panel.t0, panel.queries, panel.lanes}, x, modifier);
   }
 
-  // Writes the sums of K or V, a block of keys at a time: those of a part are not neighbours.
   void WriteKeys(Role role, const float* sums, int64_t cols, float scale) {
     for (int i = 0; i < problem_.n_gradients; ++i) {
       const Gradient& gradient = problem_.gradients[i];
       if (gradient.role != role) continue;
-      for (int64_t block = part_; block < KeyBlocks(attention_); block += plan_.parts) {
-        const int64_t s0 = block * kKeysPerBlock, keys = Min(kKeysPerBlock, attention_.S - s0);
-        WritePacked(sums, block / plan_.parts * kKeysPerBlock, keys, sum_rows_, cols, scale, gradient.adds,
-                    TargetAt(gradient, s0, 0));
-      }
+      WritePacked(sums, attention_.S, sum_rows_, cols, scale * gradient.factor, gradient.adds,
+                  TargetAt(gradient, 0, 0));
     }
   }
+
+  enum class Known { kNotYet, kYes, kNo };
 
   const AttentionVjpProblem& problem_;
   const AttentionProblem& attention_;
@@ -549,11 +696,11 @@ class Item {
   ParallelIndex index_{};
   Panel panels_[kMaxPanels];
   int n_panels_ = 0;
-  float* x_;              // tiles: the logits, then f(p)
-  float* probabilities_;  // p, the same tile as x_ where there is no f
-  float* dx_;             // dp, then dx
+  bool bands_ = false;  // that a block can lie outside of
+  Known keys_finite_ = Known::kNotYet;  // K and V of this position
+  float* values_;       // tile: f(p) where there is an f
   float* modifier_;
-  float* kept_;
+  float* kept_after_;   // the tiles that the steps after the normaliser keep
   float* next_kept_ = nullptr;
   float* k_block_;
   float* v_block_;
@@ -562,21 +709,21 @@ class Item {
   int64_t k_held_ = -1, v_held_ = -1;  // first key of the copied block
 };
 
-// Splits the keys only where the threads would otherwise stand idle, and as far as the copies leave memory.
+// Splits the queries only where the threads would otherwise stand idle, and as far as the copies leave memory.
 int64_t Parts(const AttentionVjpProblem& problem, int64_t items, int64_t threads) {
   int64_t copied = 0;
   for (int i = 0; i < problem.n_gradients; ++i) {
     const Gradient& gradient = problem.gradients[i];
-    copied += gradient.VariesWithKey() ? 0 : gradient.elements;
+    copied += gradient.VariesWithQuery() ? 0 : gradient.elements;
   }
-  const int64_t blocks = KeyBlocks(problem.attention);
+  const int64_t panels = AllPanels(problem.attention);
   int64_t best = 1;
   double least_idle = 1e300;  // threads' time over the time they work
-  for (int64_t parts = 1; parts <= Min(blocks, 2 * threads); ++parts) {
+  for (int64_t parts = 1; parts <= Min(panels, 2 * threads); ++parts) {
     if (parts > 1 && copied * (parts - 1) > kPartFloats) break;
-    // The largest part has this many blocks, and a round takes as long as that.
-    const int64_t rounds = CeilDiv(items * parts, threads) * CeilDiv(blocks, parts);
-    const double idle = static_cast<double>(rounds * threads) / static_cast<double>(items * blocks);
+    // The largest part has this many panels, and a round takes as long as that.
+    const int64_t rounds = CeilDiv(items * parts, threads) * CeilDiv(panels, parts);
+    const double idle = static_cast<double>(rounds * threads) / static_cast<double>(items * panels);
     if (idle < least_idle - 0.1) {
       best = parts;
       least_idle = idle;
