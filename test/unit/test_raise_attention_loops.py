@@ -72,6 +72,11 @@ def arguments() -> tuple[jax.Array, dict[str, jax.Array]]:
 # name -> loss, how many attentions it has, and whether they are computed a second time
 PROGRAMS: dict[str, tuple[Callable[..., Any], int, bool]] = {
     "scan": (scanned(layer), 1, False),
+    "scan from the last layer": (
+        lambda x, weights: (jax.lax.scan(layer, x, weights, reverse=True)[0] ** 2).sum(),
+        1,
+        False,
+    ),
     "scan, a mask a layer": (scanned(padded_layer), 1, False),
     "scan, layers under checkpoint": (scanned(jax.checkpoint(layer)), 1, True),
     "scan, checkpoint without barriers": (scanned(jax.checkpoint(layer, prevent_cse=False)), 1, True),

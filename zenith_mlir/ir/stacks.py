@@ -35,30 +35,45 @@ class Load:
 
 @dataclass(frozen=True)
 class Row:
-    """What an iteration of a loop puts in its row of stack `carry`: `value`, of leading dimension 1, made of `source`
-    by that dimension alone (or `value` itself).
+    """What an iteration of a loop puts in row `index` of stack `carry`: `value`, of leading dimension 1, made of
+    `source` by that dimension alone (or `value` itself).
     """
 
     carry: int
     value: ir.Value
     source: ir.Value
+    index: ir.Value
 
 
 def stored(loop: Loop) -> list[Row]:
-    """What `loop` puts in row (iteration) of stacks as high as its trip count."""
+    """What `loop` puts in stacks as high as its trip count, one row an iteration, from either end."""
     found: list[Row] = []
     if loop.counter is None:
         return found
-    counter, trip_count = loop.counter
+    _, trip_count = loop.counter
     for i, value in enumerate(loop.returned):
         update = defined_by(value, "stablehlo.dynamic_update_slice")
         if update is None or update.operands[0] != loop.body.arguments[i] or len(users(update.operands[0])) > 1:
             continue
         stack, row, start, *rest = list(update.operands)
         whole = all(splat(other) == 0 for other in rest) and shape(row) == (1, *shape(stack)[1:])
-        if start == loop.body.arguments[counter] and shape(stack)[0] == trip_count and whole:
-            found.append(Row(i, row, _without_leading_one(row)))
+        if _counts_rows(loop, start) and shape(stack)[0] == trip_count and whole:
+            found.append(Row(i, row, _without_leading_one(row), start))
     return found
+
+
+def _counts_rows(loop: Loop, value: ir.Value) -> bool:
+    """Whether `value` is c or, as jax.lax.scan(reverse=True) has it, n - c - 1, with c the counter of n iterations."""
+    assert loop.counter is not None
+    i, trip_count = loop.counter
+    counter = loop.body.arguments[i]
+    offset = 0
+    if (op := defined_by(value, "stablehlo.subtract")) is not None and (number := splat(op.operands[1])) is not None:
+        value, offset = op.operands[0], int(number)
+    if (op := defined_by(value, "stablehlo.subtract")) is not None and op.operands[1] == counter:
+        start = splat(op.operands[0])
+        return start is not None and start - offset == trip_count - 1
+    return bool(value == counter) and offset == 0
 
 
 def _without_leading_one(row: ir.Value) -> ir.Value:
@@ -92,14 +107,15 @@ def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operat
     Returns: how many reads were replaced.
     Raises: NotStacked, before anything is changed, if other stacked values do not suffice.
     """
-    kept = _kept(loop, rows)
-    plan = [(row.value, load) for row in rows for load in loads(loop, row.carry)]
-    cones = {value: _cone(loop, value, kept, repeatable) for value, _ in plan}
+    plan = [(row, load) for row in rows for load in loads(loop, row.carry)]
+    kept = {row.index: _kept(loop, rows, row.index) for row, _ in plan}
+    cones = {row.value: _cone(loop, row, kept[row.index], repeatable) for row, _ in plan}
     readers = {load.loop.op: load.loop for _, load in plan}
-    repeated: dict[tuple[ir.Operation, ir.Value], _Iteration] = {}
-    for value, load in _in_order(plan):
-        iteration = repeated.setdefault((load.loop.op, load.index), _Iteration(loop, load, kept))
-        load.op.results[0].replace_all_uses_with(iteration.value(value, cones[value]))
+    repeated: dict[tuple[ir.Operation, ir.Value, ir.Value], _Iteration] = {}
+    for row, load in _in_order(plan):
+        key = (load.loop.op, load.index, row.index)
+        iteration = repeated.setdefault(key, _Iteration(loop, load, row.index, kept[row.index]))
+        load.op.results[0].replace_all_uses_with(iteration.value(row.value, cones[row.value]))
     for reader in readers.values():
         capture_invariants(reader, range(len(reader.operands)))
         drop_unused(reader)
@@ -109,11 +125,10 @@ def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operat
 
 def computable(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> list[Row]:
     """Those of `rows` that can be computed from what `loop` stacks beside them all."""
-    kept = _kept(loop, rows)
 
     def can(row: Row) -> bool:
         try:
-            _cone(loop, row.value, kept, repeatable)
+            _cone(loop, row, _kept(loop, rows, row.index), repeatable)
         except NotStacked:
             return False
         return True
@@ -121,13 +136,14 @@ def computable(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Opera
     return [row for row in rows if can(row)]
 
 
-def _kept(loop: Loop, rows: Collection[Row]) -> dict[ir.Value, int]:
-    return {row.source: row.carry for row in stored(loop) if row not in rows}
+def _kept(loop: Loop, rows: Collection[Row], index: ir.Value) -> dict[ir.Value, int]:
+    """Of what is stacked at `index` beside `rows` the stacks."""
+    return {row.source: row.carry for row in stored(loop) if row not in rows and row.index == index}
 
 
-def _in_order(plan: list[tuple[ir.Value, Load]]) -> list[tuple[ir.Value, Load]]:
+def _in_order(plan: list[tuple[Row, Load]]) -> list[tuple[Row, Load]]:
     """The first read in a body comes first: what is computed there serves those below."""
-    ordered: list[tuple[ir.Value, Load]] = []
+    ordered: list[tuple[Row, Load]] = []
     for entry in plan:
         op = entry[1].op
         later = (
@@ -138,19 +154,19 @@ def _in_order(plan: list[tuple[ir.Value, Load]]) -> list[tuple[ir.Value, Load]]:
 
 
 def _cone(
-    loop: Loop, value: ir.Value, kept: Collection[ir.Value], repeatable: Callable[[ir.Operation], bool]
+    loop: Loop, row: Row, kept: Collection[ir.Value], repeatable: Callable[[ir.Operation], bool]
 ) -> list[ir.Operation]:
-    """What computes `value` in the body of `loop` from `kept` values, invariants and the counter; producers first."""
+    """What computes a row in the body of `loop` from `kept` values, invariants and its index; producers first."""
     done: dict[ir.Operation, None] = {}
     arguments: dict[ir.Value, int] = {argument: i for i, argument in enumerate(loop.body.arguments)}
 
     def visit(current: ir.Value) -> None:
         op = defining_op(current)
-        if current in kept or (op is not None and (op in done or op.block != loop.body)):
+        if current == row.index or current in kept or (op is not None and (op in done or op.block != loop.body)):
             return
         if op is None:
             i = arguments.get(current)
-            if i is None or not (loop.is_invariant(i) or (loop.counter is not None and i == loop.counter[0])):
+            if i is None or not loop.is_invariant(i):
                 raise NotStacked(loop.op)
             return
         if not op.name.startswith("stablehlo.") or op.name in _NOT_REPEATED or not repeatable(op):
@@ -159,7 +175,7 @@ def _cone(
             visit(operand)
         done[op] = None
 
-    visit(value)
+    visit(row.value)
     return list(done)
 
 
@@ -171,14 +187,12 @@ _NOT_REPEATED = frozenset(
 class _Iteration:
     """An iteration of `loop` in the body where `load` reads its row: what was read or computed again there."""
 
-    def __init__(self, loop: Loop, load: Load, kept: dict[ir.Value, int]) -> None:
+    def __init__(self, loop: Loop, load: Load, index: ir.Value, kept: dict[ir.Value, int]) -> None:
         self._loop, self._load, self._kept = loop, load, kept
-        self._values: dict[ir.Value, ir.Value] = {}
+        self._values: dict[ir.Value, ir.Value] = {index: load.index}
         for i, argument in enumerate(loop.body.arguments):
             if loop.is_invariant(i):
                 self._values[argument] = loop.op.operands[i]
-        if loop.counter is not None:
-            self._values[loop.body.arguments[loop.counter[0]]] = load.index
 
     def value(self, value: ir.Value, cone: list[ir.Operation]) -> ir.Value:
         """`value` in that iteration; the operations of `cone` are repeated where they were not yet."""

@@ -18,6 +18,7 @@ from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import defining_op, element_type, int_list, is_float, producer, shape, users
 from zenith_mlir.match.attention.gradient.derivative import Derivative, derivative, value_weights
 from zenith_mlir.match.attention.gradient.operands import Renaming, absorb_gradient, is_sum, renamed, renaming
+from zenith_mlir.match.attention.gradient.placement import cone, first_user, refuse_late, refuse_survivors
 from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.gradient.reader import Reader
 from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
@@ -26,7 +27,6 @@ from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
 from zenith_mlir.match.attention.site import Site, refuse_marked
 from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view
-from zenith_mlir.match.constants import EXACT_OPS
 
 
 @dataclass(frozen=True)
@@ -276,13 +276,13 @@ class _Backward:
         operands = self._site.operands
         if cotangent.value in {result for op in self._site.ops for result in op.results}:
             raise NoMatch(producer(cotangent.value), "the cotangent is the result of the attention itself")
-        ops = _cone(results, {*operands, cotangent.value}, self._block)
+        ops = cone(results, {*operands, cotangent.value}, self._block)
         refuse_marked(ops)
         out = [value for value in [self._site.result] if value is not None]
-        self._refuse_survivors({*ops, *self._site.ops}, {*results, *out})
+        refuse_survivors(self._region.views, {*ops, *self._site.ops}, {*results, *out})
         _verify(spec, operands, cotangent.value, results)
-        before = _first_user(results, self._block)
-        _refuse_late([*operands, cotangent.value, *out], before)
+        before = first_user(results, self._block)
+        refuse_late([*operands, cotangent.value, *out], before)
         return GradientSite(spec, ops, operands, cotangent.value, results, before)
 
     def _layout(self, operand: Operand) -> Layout:
@@ -291,93 +291,6 @@ class _Backward:
         if not axes_of(view) <= names.keys():
             raise NoMatch(producer(operand.value), "a gradient is laid out in a way that its operand is not")
         return Layout(tuple(tuple(names[axis] for axis in dim) for dim in view))
-
-    def _refuse_survivors(self, ops: set[ir.Operation], replaced: set[ir.Value]) -> None:
-        """Raise NoMatch if a value of the logits' extent is used once the gradients are replaced."""
-        for value in self._region.views:
-            survivor = None if value in replaced else _survivor(producer(value), ops, replaced)
-            if survivor is not None:
-                raise NoMatch(
-                    survivor,
-                    "the probabilities, or their gradients, are used by something that is no part of the attention",
-                )
-
-
-def _survivor(op: ir.Operation, ops: set[ir.Operation], replaced: set[ir.Value]) -> ir.Operation | None:
-    """A user outside of `ops` that keeps `op` alive once the values in `replaced` come from elsewhere."""
-    stack, seen = [op], {op}
-    while stack:
-        current = stack.pop()
-        following = [user for result in current.results if result not in replaced for user in users(result)]
-        for user in following:
-            if user not in ops and not _is_dead_end(user):
-                return user
-            if user not in seen:
-                seen.add(user)
-                stack.append(user)
-    return None
-
-
-def _is_dead_end(op: ir.Operation) -> bool:
-    """Whether nothing uses the results of `op`, which is there for its results alone."""
-    return bool(op.results) and not any(True for result in op.results for _ in result.uses) and not len(op.regions)
-
-
-def _cone(results: list[ir.Value], stops: set[ir.Value], block: ir.Block) -> list[ir.Operation]:
-    """The operations that `results` depend on, up to `stops`, producers first.
-
-    A mask that was proven to be a band leaves no operand: what it is computed from may stand in an outer block.
-
-    Raises: NoMatch if they depend on something else of another block, or on an operation with regions of its own.
-    """
-    done: dict[ir.Operation, None] = {}
-    stack: list[tuple[ir.Value, bool]] = [(result, False) for result in reversed(results)]
-    while stack:
-        value, expanded = stack.pop()
-        op = defining_op(value)
-        if value in stops or (op is not None and (op in done or op.name == "stablehlo.constant")):
-            continue
-        if expanded and op is not None:
-            done[op] = None
-            continue
-        outside = op is None or (op.block != block and op.name not in EXACT_OPS)
-        if op is None or outside or op.name in _BARRIERS:
-            culprit = producer(results[0]) if op is None else op
-            raise NoMatch(culprit, "the gradient depends on something that the attention does not")
-        stack.append((value, True))
-        stack.extend((operand, False) for operand in op.operands)
-    return list(done)
-
-
-_BARRIERS = frozenset(
-    {"stablehlo.while", "stablehlo.case", "stablehlo.if", "stablehlo.optimization_barrier", "stablehlo.custom_call"}
-)
-
-
-def _first_user(values: list[ir.Value], block: ir.Block) -> ir.Operation:
-    """The operation of `block` that first uses one of `values`, or holds in a region what does."""
-    first: ir.Operation | None = None
-    for value in values:
-        for user in users(value):
-            here = _ancestor_in(block, user)
-            if first is None or here.is_before_in_block(first):
-                first = here
-    assert first is not None, "gradients that nobody uses are not matched"
-    return first
-
-
-def _ancestor_in(block: ir.Block, op: ir.Operation) -> ir.Operation:
-    while op.block != block:
-        assert op.parent is not None, "an operation is used in its own block or in one below"
-        op = op.parent.operation
-    return op
-
-
-def _refuse_late(values: list[ir.Value], before: ir.Operation) -> None:
-    for value in values:
-        op = defining_op(value)
-        if op is not None and op.block == before.block and not op.is_before_in_block(before):
-            raise NoMatch(op, "a gradient is used before all that the gradients depend on is known")
 
 
 def _verify(spec: AttentionVjpSpec, operands: list[ir.Value], cotangent: ir.Value, results: list[ir.Value]) -> None:
