@@ -86,4 +86,4 @@ def test_plain_jit_of_a_gradient_under_the_hook_gives_the_same(model: Model) -> 
     # Some gradients are zero but for rounding (the bias of the keys), so errors are measured against the largest.
     scale = max(float(np.abs(a).max()) for a, _ in pairs)
     for a, b in pairs:
-        np.testing.assert_allclose(b, a, rtol=0, atol=2e-5 * scale)
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * scale)

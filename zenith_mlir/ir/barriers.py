@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op
+from zenith_mlir.ir.cones import cone
+from zenith_mlir.ir.facts import defined_by
 
 
 def compute_past(barrier: ir.Operation, index: int, repeatable: Callable[[ir.Operation], bool]) -> bool:
@@ -38,22 +39,23 @@ def compute_past(barrier: ir.Operation, index: int, repeatable: Callable[[ir.Ope
     return True
 
 
+class _BesideTheBarrier(Exception):
+    """The way up leads past what the barrier is given."""
+
+
 def _cone(
     value: ir.Value, stops: set[ir.Value], repeatable: Callable[[ir.Operation], bool]
 ) -> list[ir.Operation] | None:
     """What computes `value` from `stops` and constants, producers first; None if that needs anything else."""
-    done: dict[ir.Operation, None] = {}
-    stack = [(value, False)]
-    while stack:
-        current, expanded = stack.pop()
-        op = defining_op(current)
-        if current in stops or (op is not None and (op in done or op.name == "stablehlo.constant")):
-            continue
+
+    def enter(_: ir.Value, op: ir.Operation | None) -> bool:
+        if op is not None and op.name == "stablehlo.constant":
+            return False
         if op is None or not repeatable(op):
-            return None
-        if expanded:
-            done[op] = None
-        else:
-            stack.append((current, True))
-            stack.extend((operand, False) for operand in op.operands)
-    return list(done)
+            raise _BesideTheBarrier
+        return True
+
+    try:
+        return cone([value], stops, enter)
+    except _BesideTheBarrier:
+        return None

@@ -10,7 +10,8 @@ from jaxlib.mlir import ir
 # Private to jaxlib; see inline.py.
 from jaxlib.mlir._mlir_libs._jax_mlir_ext import inlined_func_call
 
-from zenith_mlir.ir.facts import element_type, producer, shape
+from zenith_mlir.ir.cones import cone
+from zenith_mlir.ir.facts import element_type, shape
 
 _TEXT = """
 func.func private @statistics(%x: {logits}) -> ({rows}, {rows}) {{
@@ -105,7 +106,8 @@ def emit_row_statistics(
         (function,) = parsed.body.operations
         with ir.InsertionPoint(anchor):
             results = inlined_func_call(function.operation, operands, anchor.location)
-    return _above(results, operands), list(results)
+    own = cone(results, operands, lambda _, op: op is not None and op.name != "stablehlo.constant")
+    return own, list(results)
 
 
 def _sink_types(sink: ir.Value, view: RowView) -> dict[str, object]:
@@ -123,21 +125,3 @@ def _sink_types(sink: ir.Value, view: RowView) -> dict[str, object]:
 
 def _tensor(dims: Sequence[int], dtype: str) -> str:
     return f"tensor<{'x'.join([*map(str, dims), dtype])}>"
-
-
-def _above(values: Sequence[ir.Value], stops: Sequence[ir.Value]) -> list[ir.Operation]:
-    """What computes `values` from `stops` and constants, producers first."""
-    done: dict[ir.Operation, None] = {}
-
-    def visit(value: ir.Value) -> None:
-        if value not in stops:
-            op = producer(value)
-            if op.name == "stablehlo.constant":
-                return
-            for operand in op.operands:
-                visit(operand)
-            done.setdefault(op)
-
-    for value in values:
-        visit(value)
-    return list(done)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
+from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defined_by, defining_op, enclosing, shape, splat, users
 from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
 
@@ -157,26 +158,20 @@ def _cone(
     loop: Loop, row: Row, kept: Collection[ir.Value], repeatable: Callable[[ir.Operation], bool]
 ) -> list[ir.Operation]:
     """What computes a row in the body of `loop` from `kept` values, invariants and its index; producers first."""
-    done: dict[ir.Operation, None] = {}
     arguments: dict[ir.Value, int] = {argument: i for i, argument in enumerate(loop.body.arguments)}
 
-    def visit(current: ir.Value) -> None:
-        op = defining_op(current)
-        if current == row.index or current in kept or (op is not None and (op in done or op.block != loop.body)):
-            return
+    def enter(value: ir.Value, op: ir.Operation | None) -> bool:
         if op is None:
-            i = arguments.get(current)
-            if i is None or not loop.is_invariant(i):
+            i = arguments.get(value)
+            if i is not None and not loop.is_invariant(i):
                 raise NotStacked(loop.op)
-            return
-        if not op.name.startswith("stablehlo.") or op.name in _NOT_REPEATED or not repeatable(op):
+            return False
+        inside = bool(op.block == loop.body)
+        if inside and (not op.name.startswith("stablehlo.") or op.name in _NOT_REPEATED or not repeatable(op)):
             raise NotStacked(op)
-        for operand in op.operands:
-            visit(operand)
-        done[op] = None
+        return inside
 
-    visit(row.value)
-    return list(done)
+    return cone([row.value], {row.index, *kept}, enter)
 
 
 _NOT_REPEATED = frozenset(

@@ -10,7 +10,8 @@ from jaxlib.mlir import ir
 from zenith_mlir.canonical.rules import MARKS
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.layout import Layout
-from zenith_mlir.ir.facts import defining_op, producer, shape, users
+from zenith_mlir.ir.cones import cone
+from zenith_mlir.ir.facts import producer, shape, users
 from zenith_mlir.match.attention.logits import RawStep
 from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb, absorb_result
 from zenith_mlir.match.attention.products import ScoreProduct, ValueProduct, find_score_product, find_value_product
@@ -180,26 +181,17 @@ def needed(results: Sequence[ir.Value], stops: set[ir.Value], matched: Iterable[
     Raises: NoMatch if they depend on something else.
     """
     allowed = set(matched)
-    done: dict[ir.Operation, None] = {}
-    stack: list[tuple[ir.Value, bool]] = [(result, False) for result in reversed(results)]
-    while stack:
-        value, expanded = stack.pop()
-        op = defining_op(value)
-        if value in stops or (op is not None and (op in done or op.name == "stablehlo.constant")):
-            continue
+
+    def enter(value: ir.Value, op: ir.Operation | None) -> bool:
         if op is None:
-            raise NoMatch(
-                producer(results[0]), "a mask or scale depends on an argument in a way that is not understood"
-            )
-        if expanded:
-            done[op] = None
-            continue
+            culprit = producer(results[0])
+            raise NoMatch(culprit, "a mask or scale depends on an argument in a way that is not understood")
         # A proven mask leaves no operand, so the arithmetic on constants that it was proven from moves along.
         if op not in allowed and op.name not in EXACT_OPS:
             raise NoMatch(op, f"{op.name.split('.', 1)[-1]} takes part in a way that is not understood")
-        stack.append((value, True))
-        stack.extend((operand, False) for operand in op.operands)
-    return list(done)
+        return op.name != "stablehlo.constant"
+
+    return cone(results, stops, enter)
 
 
 def _escapes(large: Iterable[ir.Operation], ops: Iterable[ir.Operation], result: ir.Value) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from jaxlib.mlir import ir
 
+from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defining_op, producer, users
 from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.constants import EXACT_OPS
@@ -42,30 +43,22 @@ def _is_dead_end(op: ir.Operation) -> bool:
     return bool(op.results) and not any(True for result in op.results for _ in result.uses) and not len(op.regions)
 
 
-def cone(results: list[ir.Value], stops: set[ir.Value], block: ir.Block) -> list[ir.Operation]:
+def backward_ops(results: list[ir.Value], stops: set[ir.Value], block: ir.Block) -> list[ir.Operation]:
     """The operations that `results` depend on, up to `stops`, producers first.
 
     A mask that was proven to be a band leaves no operand: what it is computed from may stand in an outer block.
 
     Raises: NoMatch if they depend on something else of another block, or on an operation with regions of its own.
     """
-    done: dict[ir.Operation, None] = {}
-    stack: list[tuple[ir.Value, bool]] = [(result, False) for result in reversed(results)]
-    while stack:
-        value, expanded = stack.pop()
-        op = defining_op(value)
-        if value in stops or (op is not None and (op in done or op.name == "stablehlo.constant")):
-            continue
-        if expanded and op is not None:
-            done[op] = None
-            continue
+
+    def enter(value: ir.Value, op: ir.Operation | None) -> bool:
         outside = op is None or (op.block != block and op.name not in EXACT_OPS)
         if op is None or outside or op.name in _BARRIERS:
             culprit = producer(results[0]) if op is None else op
             raise NoMatch(culprit, "the gradient depends on something that the attention does not")
-        stack.append((value, True))
-        stack.extend((operand, False) for operand in op.operands)
-    return list(done)
+        return op.name != "stablehlo.constant"
+
+    return cone(results, stops, enter)
 
 
 _BARRIERS = frozenset(

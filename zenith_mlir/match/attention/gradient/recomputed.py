@@ -29,25 +29,17 @@ def match_recomputed(softmax: Softmax) -> Site | None:
 
 
 def _value_product(softmax: Softmax) -> ValueProduct | None:
-    region = _region(softmax)
+    space, block = softmax.space, softmax.block
+    region = downstream(space, weights(softmax), softmax.view, block, {softmax.axis}, sink_of(softmax))
     for cotangent, values in _products_with_cotangent(softmax, region):
         for use in weighted_uses(softmax):
-            other, _ = dot_other_view(softmax.space, use.dot, use.index, use.view)
+            other, _ = dot_other_view(space, use.dot, use.index, use.view)
             operand = Operand(use.dot.operands[1 - use.index], other)
-            source = absorb(softmax.space, operand, softmax.block, scaling=False).operand
+            source = absorb(space, operand, block, scaling=False).operand
             if source.value == cotangent.value:
-                weights = use.dot.operands[use.index]
-                return ValueProduct(use.dot, values, cotangent.view, use.ops, use.steps, weights, is_computed=False)
+                weighted = use.dot.operands[use.index]
+                return ValueProduct(use.dot, values, cotangent.view, use.ops, use.steps, weighted, is_computed=False)
     return None
-
-
-def _region(softmax: Softmax) -> Region:
-    region, sink = Region(), sink_of(softmax)
-    for value in weights(softmax):
-        part = downstream(softmax.space, value, softmax.view, softmax.block, {softmax.axis}, sink)
-        region.views |= part.views
-        region.uses += part.uses
-    return region
 
 
 def _products_with_cotangent(softmax: Softmax, region: Region) -> Iterator[tuple[Operand, Operand]]:

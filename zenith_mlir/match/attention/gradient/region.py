@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
@@ -33,20 +34,25 @@ class Use:
 
 @dataclass
 class Region:
-    """Values of the logits' extent that follow from a value of that extent, with their views, and their other uses."""
+    """Values of the logits' extent that follow from values of that extent, with their views, and their other uses."""
 
     views: dict[ir.Value, View] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
 
 
 def downstream(
-    space: AxisSpace, value: ir.Value, view: View, block: ir.Block, large: set[Axis], sink: Sink | None = None
+    space: AxisSpace,
+    values: Sequence[ir.Value],
+    view: View,
+    block: ir.Block,
+    large: set[Axis],
+    sink: Sink | None = None,
 ) -> Region:
-    """Follow `value` through elementwise operations and shape operations that keep all axes in `large`; past the column
-    of a `sink`.
+    """Follow `values`, which all have the view `view`, through elementwise operations and shape operations that keep
+    all axes in `large`; past the column of a `sink`.
     """
-    region = Region({value: view})
-    frontier = [value]
+    region = Region(dict.fromkeys(values, view))
+    frontier = list(values)
     while frontier:
         current = frontier.pop()
         known = region.views[current]

@@ -18,7 +18,7 @@ from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import defining_op, element_type, int_list, is_float, producer, shape, users
 from zenith_mlir.match.attention.gradient.derivative import Derivative, derivative, value_weights
 from zenith_mlir.match.attention.gradient.operands import Renaming, absorb_gradient, is_sum, renamed, renaming
-from zenith_mlir.match.attention.gradient.placement import cone, first_user, refuse_late, refuse_survivors
+from zenith_mlir.match.attention.gradient.placement import backward_ops, first_user, refuse_late, refuse_survivors
 from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.gradient.reader import Reader
 from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
@@ -108,12 +108,7 @@ class _Backward:
     def _downstream(self) -> Region:
         softmax = self._parts.softmax
         large = {self._column} if self._rows is None else {self._column, self._rows}
-        merged = Region()
-        for value in weights(softmax):
-            part = downstream(self._space, value, softmax.view, self._block, large, self._sink)
-            merged.views |= part.views
-            merged.uses += [use for use in part.uses if use not in merged.uses]
-        return merged
+        return downstream(self._space, weights(softmax), softmax.view, self._block, large, self._sink)
 
     def _read(self, use: Use) -> Polynomial:
         return self._reader.read(use.value, use.view)
@@ -242,7 +237,7 @@ class _Backward:
             yield Operand(use.value, view), result
         elif self._sink is not None and self._rows is not None:
             # The gradient of a sink is made of values of a row alone.
-            for further in downstream(self._space, result.value, result.view, self._block, {self._rows}).uses:
+            for further in downstream(self._space, [result.value], result.view, self._block, {self._rows}).uses:
                 if is_sum(further.op):
                     summed = Operand(further.op.results[0], reduced_view(further.op, further.view))
                     yield Operand(further.value, further.view), summed
@@ -276,7 +271,7 @@ class _Backward:
         operands = self._site.operands
         if cotangent.value in {result for op in self._site.ops for result in op.results}:
             raise NoMatch(producer(cotangent.value), "the cotangent is the result of the attention itself")
-        ops = cone(results, {*operands, cotangent.value}, self._block)
+        ops = backward_ops(results, {*operands, cotangent.value}, self._block)
         refuse_marked(ops)
         out = [value for value in [self._site.result] if value is not None]
         refuse_survivors(self._region.views, {*ops, *self._site.ops}, {*results, *out})
