@@ -21,6 +21,9 @@ from zenith_mlir.ir.composites import composite_attributes, composite_name, zeni
 NOT_MATCHED = {
     "clipped": "the gradient through minimum is not fused",
     "one query": "",
+    "guarded maximum": (
+        "the softmax guards against an infinite maximum, and its gradient then is 0 where a fused one is not a number"
+    ),
     "division deferred, sink": "the gradient of an attention with a sink of this form is not fused",
     **dict.fromkeys(
         [

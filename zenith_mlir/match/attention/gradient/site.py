@@ -64,6 +64,12 @@ def match_gradient(site: Site) -> GradientSite | None:
     backward = _Backward(site)
     if not backward.exists:
         return None
+    if site.anatomy.softmax.guarded:
+        raise NoMatch(
+            site.anatomy.values.dot,
+            "the softmax guards against an infinite maximum, and its gradient then is 0 where a fused one is not a number",
+            "use jax.nn.softmax",
+        )
     try:
         return backward.match()
     except NotPolynomial:
