@@ -15,19 +15,8 @@
 namespace zenith {
 namespace {
 
-const AttentionKernel& Kernel() {
-#if defined(ZENITH_X86)
-  switch (ActiveIsa()) {
-    case Isa::kAvx512: return avx512::kAttention;
-    case Isa::kAvx2: return avx2::kAttention;
-    case Isa::kPortable: break;
-  }
-#endif
-  return portable::kAttention;
-}
-
 ffi::Error RunKernel(ffi::ThreadPool pool, const AttentionProblem& problem) {
-  const AttentionKernel& kernel = Kernel();
+  const AttentionKernel& kernel = ZENITH_KERNEL(AttentionKernel, kAttention);
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   const AttentionPlan plan = kernel.plan(problem, threads);
   return ParallelForWithScratch(pool, threads, plan.items, plan.scratch_floats, [&](int64_t item, float* scratch) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "isa.h"
 
 namespace zenith {
 
@@ -87,14 +88,6 @@ struct AttentionKernel {
   void (*run)(const AttentionProblem&, const AttentionPlan&, int64_t item, float* scratch);
 };
 
-namespace portable {
-extern const AttentionKernel kAttention;
-}
-namespace avx2 {
-extern const AttentionKernel kAttention;
-}
-namespace avx512 {
-extern const AttentionKernel kAttention;
-}
+ZENITH_DECLARE_KERNEL(AttentionKernel, kAttention)
 
 }  // namespace zenith

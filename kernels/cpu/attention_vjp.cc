@@ -25,17 +25,6 @@ using Copies = std::unique_ptr<float, decltype(&std::free)>;
 constexpr int64_t kMaxKeyFloats = int64_t{1} << 40;
 constexpr int64_t kElementsPerSum = 1 << 16;  // that one thread sums over the copies at a time
 
-const AttentionVjpKernel& Kernel() {
-#if defined(ZENITH_X86)
-  switch (ActiveIsa()) {
-    case Isa::kAvx512: return avx512::kAttentionVjp;
-    case Isa::kAvx2: return avx2::kAttentionVjp;
-    case Isa::kPortable: break;
-  }
-#endif
-  return portable::kAttentionVjp;
-}
-
 ffi::Error CheckKeys(const AttentionProblem& problem) {
   if (problem.S <= kMaxKeyFloats / std::max<int64_t>(problem.D + problem.E, 1)) return ffi::Error::Success();
   return Invalid(problem.S, " keys of depths ", problem.D, " and ", problem.E, " are too many");
@@ -166,7 +155,7 @@ void SumCopies(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const Grad
 
 ffi::Error RunKernel(ffi::ThreadPool pool, const AttentionProblem& attention, const Operand& cotangent,
                      std::vector<Gradient>* gradients) {
-  const AttentionVjpKernel& kernel = Kernel();
+  const AttentionVjpKernel& kernel = ZENITH_KERNEL(AttentionVjpKernel, kAttentionVjp);
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   const AttentionVjpProblem problem{attention, cotangent, gradients->data(), static_cast<int>(gradients->size())};
   const AttentionVjpPlan plan = kernel.plan(problem, threads);

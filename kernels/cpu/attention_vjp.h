@@ -62,14 +62,6 @@ struct AttentionVjpKernel {
   void (*run)(const AttentionVjpProblem&, const AttentionVjpPlan&, int64_t item, float* scratch);
 };
 
-namespace portable {
-extern const AttentionVjpKernel kAttentionVjp;
-}
-namespace avx2 {
-extern const AttentionVjpKernel kAttentionVjp;
-}
-namespace avx512 {
-extern const AttentionVjpKernel kAttentionVjp;
-}
+ZENITH_DECLARE_KERNEL(AttentionVjpKernel, kAttentionVjp)
 
 }  // namespace zenith

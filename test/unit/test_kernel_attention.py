@@ -20,9 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zenith_mlir.kernels import cpu, reference
+from zenith_mlir.kernels import cpu
 from zenith_mlir.kernels.cpu import library
 from zenith_mlir.kernels.cpu.attention import Opcode, Step, attention_call
+from zenith_mlir.kernels.reference import attention as reference
 
 pytestmark = pytest.mark.once
 

@@ -26,11 +26,12 @@ from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
 from zenith_mlir.dialects.implementation import Refusal, Request, TensorSpec
 from zenith_mlir.dialects.layout import Layout
-from zenith_mlir.kernels import cpu, reference
+from zenith_mlir.kernels import cpu
 from zenith_mlir.kernels.cpu import attention_arguments, attention_implementation, attention_vjp_implementation
 from zenith_mlir.kernels.cpu import attention_vjp as kernel
 from zenith_mlir.kernels.cpu.attention import Opcode, attention_residuals_call
 from zenith_mlir.kernels.cpu.attention import Step as KernelStep
+from zenith_mlir.kernels.reference import attention as reference
 from zenith_mlir.target import Target
 
 pytestmark = pytest.mark.once

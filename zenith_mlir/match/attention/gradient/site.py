@@ -67,7 +67,8 @@ def match_gradient(site: Site) -> GradientSite | None:
     if site.anatomy.softmax.guarded:
         raise NoMatch(
             site.anatomy.values.dot,
-            "the softmax guards against an infinite maximum, and its gradient then is 0 where a fused one is not a number",
+            "the softmax guards against an infinite maximum, and its gradient then is 0 where a fused one is not a "
+            "number",
             "use jax.nn.softmax",
         )
     try:

@@ -1,0 +1,80 @@
+// AVX2 with FMA and F16C: 16 registers of 8 floats.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace zenith::ZENITH_ISA {
+
+using Vec = __m256;
+using Mask = __m256;
+constexpr int kWidth = 8;
+constexpr int kRowsPerTile = 4;  // 4 x 3 accumulators and 4 operands fill the 16 registers
+constexpr int kVecsPerTile = 3;
+
+inline Vec Load(const float* p) { return _mm256_loadu_ps(p); }
+inline void Store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+inline Vec Broadcast(float x) { return _mm256_set1_ps(x); }
+inline Vec Iota() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec MaxOrSecond(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec Abs(Vec x) { return _mm256_andnot_ps(Broadcast(-0.0f), x); }
+inline Vec CopySign(Vec magnitude, Vec sign) {
+  return _mm256_or_ps(_mm256_andnot_ps(Broadcast(-0.0f), magnitude), _mm256_and_ps(Broadcast(-0.0f), sign));
+}
+inline Mask Less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+inline Mask LessEqual(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
+inline Mask And(Mask a, Mask b) { return _mm256_and_ps(a, b); }
+inline Vec Select(Mask m, Vec if_true, Vec if_false) { return _mm256_blendv_ps(if_false, if_true, m); }
+inline Vec Pow2(Vec n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n + Broadcast(12582912.0f + 127.0f)), 23));
+}
+
+inline Vec LoadBf16(const uint16_t* p) {
+  __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+inline Vec LoadF16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline Vec LoadPred(const uint8_t* p) {
+  __m256i words = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  __m256i zero = _mm256_cmpeq_epi32(words, _mm256_setzero_si256());
+  return _mm256_andnot_ps(_mm256_castsi256_ps(zero), Broadcast(1.0f));
+}
+inline void StoreBf16(uint16_t* p, Vec x) {
+  __m256i bits = _mm256_castps_si256(x);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+}
+inline void StoreF16(uint16_t* p, Vec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline void Transpose(Vec r[kWidth]) {
+  Vec t[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {  // r[i + j]: in 128-bit lane L, column 4 L + j of the rows i .. i + 3
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {
+    t[j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x20);
+    t[4 + j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x31);
+  }
+  for (int i = 0; i < 8; ++i) r[i] = t[i];
+}
+
+}  // namespace zenith::ZENITH_ISA

@@ -1,0 +1,90 @@
+// AVX-512 with BW, DQ and VL: 32 registers of 16 floats.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace zenith::ZENITH_ISA {
+
+using Vec = __m512;
+using Mask = __mmask16;
+constexpr int kWidth = 16;
+constexpr int kRowsPerTile = 8;  // a register tile of 8 x 3 accumulators leaves 8 registers for the operands
+constexpr int kVecsPerTile = 3;
+
+inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }
+inline void Store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+inline Vec Broadcast(float x) { return _mm512_set1_ps(x); }
+inline Vec Iota() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// max(a, b), and b where either is NaN.
+inline Vec MaxOrSecond(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec Abs(Vec x) { return _mm512_abs_ps(x); }
+inline Vec CopySign(Vec magnitude, Vec sign) {
+  return _mm512_or_ps(_mm512_andnot_ps(Broadcast(-0.0f), magnitude), _mm512_and_ps(Broadcast(-0.0f), sign));
+}
+inline Mask Less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline Mask LessEqual(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+inline Mask And(Mask a, Mask b) { return a & b; }
+inline Vec Select(Mask m, Vec if_true, Vec if_false) { return _mm512_mask_blend_ps(m, if_false, if_true); }
+// 2^n for an integral n in [-126, 127]. Adding 1.5 * 2^23 + 127 leaves n + 127 in the lowest bits of the significand.
+inline Vec Pow2(Vec n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n + Broadcast(12582912.0f + 127.0f)), 23));
+}
+
+inline Vec LoadBf16(const uint16_t* p) {
+  __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline Vec LoadF16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec LoadPred(const uint8_t* p) {
+  __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return Select(_mm_test_epi8_mask(bytes, bytes), Broadcast(1.0f), Broadcast(0.0f));
+}
+inline void StoreBf16(uint16_t* p, Vec x) {
+  __m512i bits = _mm512_castps_si512(x);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
+inline void StoreF16(uint16_t* p, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline void Transpose(Vec r[kWidth]) {
+  Vec t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  auto lo64 = [](Vec a, Vec b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+  auto hi64 = [](Vec a, Vec b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+  for (int i = 0; i < 16; i += 4) {  // r[i + j]: in 128-bit lane L, column 4 L + j of the rows i .. i + 3
+    r[i] = lo64(t[i], t[i + 2]);
+    r[i + 1] = hi64(t[i], t[i + 2]);
+    r[i + 2] = lo64(t[i + 1], t[i + 3]);
+    r[i + 3] = hi64(t[i + 1], t[i + 3]);
+  }
+  for (int j = 0; j < 4; ++j) {
+    Vec even_top = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88), odd_top = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xdd);
+    Vec even_low = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88);
+    Vec odd_low = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xdd);
+    t[j] = _mm512_shuffle_f32x4(even_top, even_low, 0x88);
+    t[4 + j] = _mm512_shuffle_f32x4(odd_top, odd_low, 0x88);
+    t[8 + j] = _mm512_shuffle_f32x4(even_top, even_low, 0xdd);
+    t[12 + j] = _mm512_shuffle_f32x4(odd_top, odd_low, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+}  // namespace zenith::ZENITH_ISA

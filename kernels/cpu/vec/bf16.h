@@ -1,0 +1,61 @@
+// Products of bfloat16 pairs, and tiles of them, where the processor has them: AVX512-BF16 and AMX.
+//
+// Both take operands in "pairs": two neighbours along the contracted axis lie side by side, so that the right-hand side
+// of a product C[m, n] += sum_k A[m, k] B[k, n] is stored as B[k / 2][n][k % 2] (Intel calls it VNNI).
+#pragma once
+
+#include <cstdint>
+
+namespace zenith::ZENITH_ISA {
+
+#if defined(__AVX512BF16__)
+constexpr bool kHasPairs = true;
+
+// Sixteen pairs of bfloat16.
+using Pairs = __m512i;
+
+inline Pairs LoadPairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+// The same pair in each lane.
+inline Pairs BroadcastPair(const uint16_t* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm512_set1_epi32(pair);
+}
+// acc + a[0] b[0] + a[1] b[1] in each lane. Subnormals count as 0.
+inline Vec FmaPairs(Pairs a, Pairs b, Vec acc) {
+  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+}
+#else
+constexpr bool kHasPairs = false;
+#endif
+
+#if defined(__AMX_BF16__)
+constexpr bool kHasTiles = true;
+constexpr int kTileRows = 16;   // of a tile of float32, 16 x 16, or of bfloat16 pairs, 16 x 16 x 2
+constexpr int kTilePairs = 16;  // along the contracted axis
+
+// How the tile registers are laid out; the first 64 bytes that LDTILECFG reads.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// All eight tiles at their full size, from here to ReleaseTiles. A thread's tiles are its own; what they hold is lost in
+// every call that may use them itself.
+inline void ConfigureTiles() {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.row_bytes[i] = 64;
+    config.rows[i] = kTileRows;
+  }
+  _tile_loadconfig(&config);
+}
+inline void ReleaseTiles() { _tile_release(); }
+#else
+constexpr bool kHasTiles = false;
+inline void ConfigureTiles() {}
+inline void ReleaseTiles() {}
+#endif
+
+}  // namespace zenith::ZENITH_ISA

@@ -1,0 +1,84 @@
+// GCC and Clang vector extensions: four floats (SSE2, NEON, VSX, or scalar code).
+#pragma once
+
+#include <cstdint>
+
+namespace zenith::ZENITH_ISA {
+
+typedef float Vec __attribute__((vector_size(16)));
+typedef int32_t Mask __attribute__((vector_size(16)));
+constexpr int kWidth = 4;
+constexpr int kRowsPerTile = 4;
+constexpr int kVecsPerTile = 3;
+
+inline Vec Load(const float* p) {
+  Vec x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+inline void Store(float* p, Vec x) { __builtin_memcpy(p, &x, sizeof x); }
+inline Vec Broadcast(float x) { return Vec{x, x, x, x}; }
+inline Vec Iota() { return Vec{0, 1, 2, 3}; }
+inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
+inline Vec Select(Mask m, Vec if_true, Vec if_false) { return (Vec)((m & (Mask)if_true) | (~m & (Mask)if_false)); }
+inline Vec MaxOrSecond(Vec a, Vec b) { return Select(a > b, a, b); }
+inline Vec Abs(Vec x) { return (Vec)((Mask)x & 0x7fffffff); }
+inline Vec CopySign(Vec magnitude, Vec sign) {
+  return (Vec)(((Mask)magnitude & 0x7fffffff) | ((Mask)sign & ~0x7fffffff));
+}
+inline Mask Less(Vec a, Vec b) { return a < b; }
+inline Mask LessEqual(Vec a, Vec b) { return a <= b; }
+inline Mask And(Mask a, Mask b) { return a & b; }
+inline Vec Pow2(Vec n) { return (Vec)((Mask)(n + Broadcast(12582912.0f + 127.0f)) << 23); }
+
+inline float FromBits(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline uint32_t ToBits(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline float F16ToF32(uint16_t h) {
+  uint32_t sign = uint32_t{h & 0x8000u} << 16, exponent = (h >> 10) & 31u, significand = h & 0x3ffu;
+  if (exponent == 0) return FromBits(sign | ToBits(static_cast<float>(significand) * 0x1p-24f));
+  return FromBits(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | significand << 13);
+}
+inline uint16_t F32ToF16(float x) {
+  uint32_t bits = ToBits(x), sign = (bits >> 16) & 0x8000u;
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((bits >> 13) & 0x1ffu));
+  if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
+  if (bits < 0x38800000u) {  // subnormal: adding 0.5 puts the last place of f16 at the last place of f32
+    return static_cast<uint16_t>(sign | (ToBits(FromBits(bits) + 0.5f) - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | ((bits - 0x38000000u + 0xfffu + ((bits >> 13) & 1u)) >> 13));
+}
+inline uint16_t F32ToBf16(float x) {
+  uint32_t bits = ToBits(x);
+  if (x != x) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline Vec LoadBf16(const uint16_t* p) {
+  return Vec{FromBits(uint32_t{p[0]} << 16), FromBits(uint32_t{p[1]} << 16), FromBits(uint32_t{p[2]} << 16),
+             FromBits(uint32_t{p[3]} << 16)};
+}
+inline Vec LoadF16(const uint16_t* p) { return Vec{F16ToF32(p[0]), F16ToF32(p[1]), F16ToF32(p[2]), F16ToF32(p[3])}; }
+inline Vec LoadPred(const uint8_t* p) { return Vec{p[0] ? 1.f : 0.f, p[1] ? 1.f : 0.f, p[2] ? 1.f : 0.f, p[3] ? 1.f : 0.f}; }
+inline void StoreBf16(uint16_t* p, Vec x) {
+  for (int i = 0; i < 4; ++i) p[i] = F32ToBf16(x[i]);
+}
+inline void StoreF16(uint16_t* p, Vec x) {
+  for (int i = 0; i < 4; ++i) p[i] = F32ToF16(x[i]);
+}
+
+inline void Transpose(Vec r[kWidth]) {
+  Vec t[4];
+  for (int i = 0; i < 4; ++i) t[i] = Vec{r[0][i], r[1][i], r[2][i], r[3][i]};
+  for (int i = 0; i < 4; ++i) r[i] = t[i];
+}
+
+}  // namespace zenith::ZENITH_ISA
