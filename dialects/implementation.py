@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +25,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Request:
-    """What an implementation is asked for: the op's attributes read (`spec`), its operand and result types, the target,
-    and how short a sequence may be before it is left to XLA."""
+    """What an implementation is asked for: the op's attributes read (`spec`), its operand and result types, and the
+    target. `min_seq` is how short a sequence may be before it is left to XLA, where the user says so himself."""
 
     spec: Any
     operands: tuple[TensorSpec, ...]
     results: tuple[TensorSpec, ...]
     target: Target
-    min_seq: int
+    min_seq: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,24 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What an op's time is made of, counted by name for the kernel and for XLA's code, which may do more of it.
+
+    `dtype` is that of the arithmetic's operands.
+    """
+
+    dtype: str
+    kernel: Mapping[str, float]
+    xla: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Implementation:
     """One way to compute an op on one platform.
 
-    `refuse` states a limit (it cannot) or a cost (it would not pay); `build` gives the JAX function of the op's
-    operands. `numerics` is the strictest policy that allows it: no kernel sums in XLA's order, so none is "exact".
+    `refuse` states a limit (it cannot) or what makes it pointless; `build` gives the JAX function of the op's operands.
+    `numerics` is the strictest policy that allows it: no kernel sums in XLA's order, so none is "exact". `work` counts
+    what it does for a cost model to weigh against XLA; None, or a count that is None, is not weighed.
     """
 
     name: str
@@ -56,6 +69,7 @@ class Implementation:
     refuse: Callable[[Request], Refusal | None]
     build: Callable[[Request], Callable[..., Any]]
     numerics: Numerics = "sound"
+    work: Callable[[Request], Work | None] | None = None
 
     def refuse_under(self, numerics: Numerics) -> Refusal | None:
         """Why the policy `numerics` does not allow it."""

@@ -22,8 +22,12 @@ class FuseAttention(Pass):
     kernel. Remarks carry the names of the passes that did the work.
     """
 
-    min_seq: int = option(32, "leave attention whose longer sequence is shorter than this to XLA")
+    min_seq: int | None = option(
+        None, "leave attention whose longer sequence is shorter than this to XLA and fuse the rest, whatever it costs"
+    )
+    cost_model: bool = option(True, "leave what a kernel would make slower to XLA")
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        for stage in (InlineCalls(), Simplify(), RaiseAttention(), LowerKernels(min_seq=self.min_seq)):
+        lower = LowerKernels(min_seq=self.min_seq, cost_model=self.cost_model)
+        for stage in (InlineCalls(), Simplify(), RaiseAttention(), lower):
             stage.run(module, replace(ctx, pass_name=stage.name))

@@ -16,8 +16,11 @@ from zenith_mlir.ir.composites import composite_attributes, composite_name, expa
 from zenith_mlir.ir.facts import element_type, enclosing, shape, users
 from zenith_mlir.ir.splice import splice_function
 from zenith_mlir.ir.symbols import drop_unused_private_functions
+from zenith_mlir.kernels.cpu.costs import refuse as refuse_costly
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, option, register
+
+Choice = tuple[Implementation, Request] | Refusal
 
 
 @register("lower-kernels")
@@ -30,14 +33,17 @@ class LowerKernels(Pass):
     composites stay as they are.
     """
 
-    min_seq: int = option(32, "leave attention whose longer sequence is shorter than this to XLA")
+    min_seq: int | None = option(
+        None, "leave attention whose longer sequence is shorter than this to XLA and fuse the rest, whatever it costs"
+    )
+    cost_model: bool = option(True, "leave what a kernel would make slower to XLA")
 
     def run(self, module: Module, ctx: PassContext) -> None:
         if ctx.target.platform == "none":
             return
         with module.context:
             composites = zenith_composites(module.operation)
-            choices = [_choose(composite, ctx, self.min_seq) for composite in composites]
+            choices = [self._choose(composite, ctx) for composite in composites]
             refused = []
             for composite, choice in zip(composites, _agreed(composites, choices), strict=True):
                 if isinstance(choice, Refusal):
@@ -48,8 +54,33 @@ class LowerKernels(Pass):
             expand(refused, module.operation)
             drop_unused_private_functions(module.operation)
 
+    def _choose(self, composite: ir.Operation, ctx: PassContext) -> Choice:
+        """The first implementation that takes the composite, or why none does."""
+        op = OPS.get(composite_name(composite))
+        if op is None:
+            return Refusal("this version knows no such op")
+        refusal = _refuse_sharded(composite)
+        if refusal is not None:
+            return refusal
+        operands, results = _tensor_specs(composite.operands), _tensor_specs(composite.results)
+        if operands is None or results is None:
+            return Refusal("an operand has a dynamic shape or a type that no kernel reads")
+        spec = op.read(from_attribute(composite_attributes(composite)))
+        request = Request(spec, operands, results, ctx.target, self.min_seq)
+        here = [row for row in op.implementations if row.platform == ctx.target.platform]
+        if not here:
+            return Refusal(f"there is no kernel for {ctx.target.platform}")
+        refusals = []
+        for row in here:
+            refusal = row.refuse_under(ctx.numerics) or row.refuse(request) or self._weigh(op.name, row, request)
+            if refusal is None:
+                return row, request
+            refusals.append(refusal)
+        return refusals[0]
 
-Choice = tuple[Implementation, Request] | Refusal
+    def _weigh(self, op: str, implementation: Implementation, request: Request) -> Refusal | None:
+        work = implementation.work(request) if self.cost_model and implementation.work else None
+        return None if work is None else refuse_costly(op, work, request.target)
 
 
 def _agreed(composites: list[ir.Operation], choices: list[Choice]) -> list[Choice]:
@@ -79,31 +110,6 @@ def _lower(composite: ir.Operation, implementation: Implementation, request: Req
     ctx.count(f"lowered to {implementation.name}")
     key = (implementation.name, str(composite.attributes["composite_attributes"]), request.operands, request.results)
     splice_function(composite, key, implementation.build(request), request.operands, ctx.target.platform)
-
-
-def _choose(composite: ir.Operation, ctx: PassContext, min_seq: int) -> Choice:
-    """The first implementation that takes the composite, or why none does."""
-    op = OPS.get(composite_name(composite))
-    if op is None:
-        return Refusal("this version knows no such op")
-    refusal = _refuse_sharded(composite)
-    if refusal is not None:
-        return refusal
-    operands, results = _tensor_specs(composite.operands), _tensor_specs(composite.results)
-    if operands is None or results is None:
-        return Refusal("an operand has a dynamic shape or a type that no kernel reads")
-    spec = op.read(from_attribute(composite_attributes(composite)))
-    request = Request(spec, operands, results, ctx.target, min_seq)
-    here = [row for row in op.implementations if row.platform == ctx.target.platform]
-    if not here:
-        return Refusal(f"there is no kernel for {ctx.target.platform}")
-    refusals = []
-    for implementation in here:
-        refusal = implementation.refuse_under(ctx.numerics) or implementation.refuse(request)
-        if refusal is None:
-            return implementation, request
-        refusals.append(refusal)
-    return refusals[0]
 
 
 def _refuse_sharded(composite: ir.Operation) -> Refusal | None:

@@ -24,7 +24,7 @@ _FLOATS = ("float32", "bfloat16", "float16")
 _MAX_PARALLEL_AXES = 8
 
 
-def refuse(spec: AttentionSpec, floats: Iterable[TensorSpec], min_seq: int) -> Refusal | None:
+def refuse(spec: AttentionSpec, floats: Iterable[TensorSpec], min_seq: int | None) -> Refusal | None:
     """Why neither kernel takes an attention in which `floats` have to be of a float type: limits first (types, axes),
     then worth (escaping probabilities, short sequences).
     """
@@ -45,18 +45,10 @@ def refuse(spec: AttentionSpec, floats: Iterable[TensorSpec], min_seq: int) -> R
     return _refuse_short(spec.size("t"), spec.size("s"), min_seq)
 
 
-# With fewer rows the kernel's lanes stay empty: XLA's own code is as fast or faster (benchmarks/attention_cpu.py).
-_MIN_ROWS = 4
-
-
-def _refuse_short(rows: int, columns: int, min_seq: int) -> Refusal | None:
-    if max(rows, columns) < min_seq:
-        return Refusal(f"sequence {rows} x {columns} is below min-seq={min_seq}", "lower min-seq to fuse it")
-    if rows < _MIN_ROWS and min_seq > 0:
-        return Refusal(
-            f"{rows} x {columns} has too few query rows for the CPU kernel to pay", "set min-seq=0 to fuse it"
-        )
-    return None
+def _refuse_short(rows: int, columns: int, min_seq: int | None) -> Refusal | None:
+    if max(rows, columns) >= (min_seq or 0):
+        return None
+    return Refusal(f"sequence {rows} x {columns} is below min-seq={min_seq}", "lower min-seq to fuse it")
 
 
 def strides(spec: AttentionSpec, layout: Layout, *last: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""zenith.attention on CPU: what the kernel takes, when it pays, and the call for it."""
+"""zenith.attention on CPU: what the kernel takes, and the call for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.kernels.cpu import attention_arguments
+from zenith_mlir.kernels.cpu.attention_work import forward_work
 
 if TYPE_CHECKING:
     import jax
 
 
 def refuse(request: Request) -> Refusal | None:
-    """Limits first (types, axes), then worth (escaping probabilities, short sequences)."""
+    """Limits first (types, axes), then worth (escaping probabilities, the user's min-seq)."""
     spec: AttentionSpec = request.spec
     floats = (*spec.roles(request.operands)[:3], request.results[0])
     return attention_arguments.refuse(spec, floats, request.min_seq)
@@ -44,4 +45,4 @@ def build(request: Request) -> Callable[..., Any]:
     return attention
 
 
-IMPLEMENTATION = Implementation("cpu-flash", "cpu", refuse, build)
+IMPLEMENTATION = Implementation("cpu-flash", "cpu", refuse, build, work=forward_work)

@@ -1,4 +1,4 @@
-"""zenith.attention_vjp on CPU: what the kernel takes, when it pays, and the call for it."""
+"""zenith.attention_vjp on CPU: what the kernel takes, and the call for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.labelled import plain, spread
 from zenith_mlir.kernels.cpu import attention_arguments
 from zenith_mlir.kernels.cpu.attention_arguments import Modifier, modifiers_of, strides
+from zenith_mlir.kernels.cpu.attention_work import backward_work
 
 if TYPE_CHECKING:
     import jax
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def refuse(request: Request) -> Refusal | None:
-    """Limits first (types, axes, steps without a simple gradient), then worth (short sequences)."""
+    """Limits first (types, axes, steps without a simple gradient), then worth (the user's min-seq)."""
     spec: AttentionVjpSpec = request.spec
     if any(step.kind == "post_select" and step.value for step in spec.attention.steps):
         return Refusal("the CPU kernel has no gradient where probabilities are replaced by a constant other than 0")
@@ -147,4 +148,4 @@ def _residuals(
     return maximum, total
 
 
-IMPLEMENTATION = Implementation("cpu-flash-vjp", "cpu", refuse, build)
+IMPLEMENTATION = Implementation("cpu-flash-vjp", "cpu", refuse, build, work=backward_work)

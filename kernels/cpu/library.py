@@ -73,7 +73,7 @@ def register() -> None:
 
 
 def instruction_set() -> str:
-    """What the kernels run on: "avx512", "avx2" or "portable".
+    """What the kernels run on: "amx", "avx512bf16", "avx512", "avx2" or "portable".
 
     The widest this machine has, or a narrower one asked for by the environment variable ZENITH_CPU_ISA before the first
     kernel ran.
@@ -82,3 +82,14 @@ def instruction_set() -> str:
     function.restype = ctypes.c_char_p
     name: bytes = function()
     return name.decode()
+
+
+def peak(dtype: str, rounds: int) -> float:
+    """Multiplies and adds in registers alone for `rounds` rounds, with the fastest unit for "float32" or "bfloat16".
+
+    Returns: the floating-point operations done; 0 if the instruction set has no products of bfloat16.
+    """
+    function = load().zenith_cpu_peak
+    function.argtypes, function.restype = [ctypes.c_int, ctypes.c_int64], ctypes.c_double
+    done: float = function(dtype == "bfloat16", rounds)
+    return done

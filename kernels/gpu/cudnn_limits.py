@@ -86,6 +86,8 @@ def refuse_backward_shape(rows: int, columns: int, *, biased: bool) -> Refusal |
     return None
 
 
+# Shorter sequences are within noise of XLA's own code.
+_MIN_SEQ = 32
 # With fewer rows most of a tile of queries is empty, and XLA's own code reads the keys as fast.
 _MIN_ROWS = 4
 
@@ -98,8 +100,9 @@ def refuse_worth(spec: AttentionSpec, request: Request) -> Refusal | None:
             "do not return the attention weights",
         )
     rows, columns = spec.size("t"), spec.size("s")
-    if max(rows, columns) < request.min_seq:
-        return Refusal(f"sequence {rows} x {columns} is below min-seq={request.min_seq}", "lower min-seq to fuse it")
-    if rows < _MIN_ROWS and request.min_seq > 0:
+    least = _MIN_SEQ if request.min_seq is None else request.min_seq
+    if max(rows, columns) < least:
+        return Refusal(f"sequence {rows} x {columns} is below min-seq={least}", "lower min-seq to fuse it")
+    if rows < _MIN_ROWS and least > 0:
         return Refusal(f"{rows} x {columns} has too few query rows for cuDNN to pay", "set min-seq=0 to fuse it")
     return None

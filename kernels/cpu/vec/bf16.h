@@ -52,6 +52,26 @@ inline void ConfigureTiles() {
   _tile_loadconfig(&config);
 }
 inline void ReleaseTiles() { _tile_release(); }
+
+// Four products of tiles a round, of zeros, which wait for nothing; for peak_kernel.cc.
+// Returns the operations done.
+inline double MultiplyTiles(int64_t rounds) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int64_t i = 0; i < rounds; ++i) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  return 4.0 * 2 * kTileRows * 16 * 2 * kTilePairs * static_cast<double>(rounds);
+}
 #else
 constexpr bool kHasTiles = false;
 inline void ConfigureTiles() {}

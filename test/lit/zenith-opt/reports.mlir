@@ -23,7 +23,7 @@
 
 // EXPLAIN: fuse-attention: Replace softmax
 // EXPLAIN: Options:
-// EXPLAIN: min-seq=<int> (default 32)
+// EXPLAIN: min-seq=<int|none> (default none)
 
 // NATIVE: max-iterations=10
 
