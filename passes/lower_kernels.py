@@ -10,7 +10,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.canonical.splats import numpy_dtype
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attributes import from_attribute
-from zenith_mlir.dialects.implementation import Implementation, Refusal, Request, TensorSpec
+from zenith_mlir.dialects.implementation import Implementation, Op, Refusal, Request, TensorSpec
 from zenith_mlir.dialects.table import OPS
 from zenith_mlir.ir.composites import composite_attributes, composite_name, expand, zenith_composites
 from zenith_mlir.ir.facts import element_type, enclosing, shape, users
@@ -19,6 +19,7 @@ from zenith_mlir.ir.symbols import drop_unused_private_functions
 from zenith_mlir.kernels.cpu.costs import refuse as refuse_costly
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, option, register
+from zenith_mlir.target import Target
 
 Choice = tuple[Implementation, Request] | Refusal
 
@@ -56,17 +57,10 @@ class LowerKernels(Pass):
 
     def _choose(self, composite: ir.Operation, ctx: PassContext) -> Choice:
         """The first implementation that takes the composite, or why none does."""
-        op = OPS.get(composite_name(composite))
-        if op is None:
-            return Refusal("this version knows no such op")
-        refusal = _refuse_sharded(composite)
-        if refusal is not None:
-            return refusal
-        operands, results = _tensor_specs(composite.operands), _tensor_specs(composite.results)
-        if operands is None or results is None:
-            return Refusal("an operand has a dynamic shape or a type that no kernel reads")
-        spec = op.read(from_attribute(composite_attributes(composite)))
-        request = Request(spec, operands, results, ctx.target, self.min_seq)
+        asked = request_of(composite, ctx.target, self.min_seq)
+        if isinstance(asked, Refusal):
+            return asked
+        op, request = asked
         here = [row for row in op.implementations if row.platform == ctx.target.platform]
         if not here:
             return Refusal(f"there is no kernel for {ctx.target.platform}")
@@ -81,6 +75,21 @@ class LowerKernels(Pass):
     def _weigh(self, op: str, implementation: Implementation, request: Request) -> Refusal | None:
         work = implementation.work(request) if self.cost_model and implementation.work else None
         return None if work is None else refuse_costly(op, work, request.target)
+
+
+def request_of(composite: ir.Operation, target: Target, min_seq: int | None = None) -> tuple[Op, Request] | Refusal:
+    """The op that `composite` is, and what its implementations are asked for; why they cannot be asked."""
+    op = OPS.get(composite_name(composite))
+    if op is None:
+        return Refusal("this version knows no such op")
+    refusal = _refuse_sharded(composite)
+    if refusal is not None:
+        return refusal
+    operands, results = _tensor_specs(composite.operands), _tensor_specs(composite.results)
+    if operands is None or results is None:
+        return Refusal("an operand has a dynamic shape or a type that no kernel reads")
+    spec = op.read(from_attribute(composite_attributes(composite)))
+    return op, Request(spec, operands, results, target, min_seq)
 
 
 def _agreed(composites: list[ir.Operation], choices: list[Choice]) -> list[Choice]:

@@ -10,8 +10,8 @@ import numpy as np
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.implementation import Request, TensorSpec, Work
 
-# Queries lie along the lanes of a vector: fewer than fill one cost as much.
-_LANES = 16
+# Queries lie along the lanes of a vector: fewer than fill one cost as much. So many are a panel, at most.
+_LANES, _PANEL = 16, 48
 
 
 def forward_work(request: Request) -> Work | None:
@@ -31,16 +31,24 @@ def _work(spec: AttentionSpec, request: Request) -> Work:
     lanes = parallel * -(-rows // _LANES) * _LANES * columns * _visible(spec, rows, columns)
     depth = spec.size("e") + prod(spec.size(axis) for axis in spec.contracted)
     steps, modifiers = len(spec.steps), sum(step.operand is not None for step in spec.steps)
+    panels = parallel * -(-rows // _PANEL)
     elements = _elements((*request.operands, *request.results))
     return Work(
         spec.roles(request.operands)[0].dtype.name,
-        {"call": 1, "logits": lanes, "products": lanes * depth, "modifiers": lanes * modifiers, "elements": elements},
         {
             "call": 1,
+            "panels": panels,
+            "elements": elements,
+            "logits": lanes,
+            "products": lanes * depth,
+            "modifiers": lanes * modifiers,
+        },
+        {
+            "call": 1,
+            "elements": elements,
             "logits": logits,
             "products": logits * depth,
             "steps": logits * steps,
-            "elements": elements,
         },
     )
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,16 @@ class KernelLibraryMissing(ImportError):
 def candidates() -> Iterator[Path]:
     """Where the library may be, in the order it is looked for.
 
+    0. the file that the environment variable ZENITH_CPU_LIBRARY names, and nowhere else (a build with sanitizers, say);
     1. beside this package's files, where installing puts it (an editable install adds its folder to `__path__`);
     2. `build/` of the checkout this file is in, where `cmake -B build && cmake --build build` puts it;
     3. in an installed zenith_mlir that the checkout hides, as when Python is started in the checkout.
     """
     import zenith_mlir.kernels.cpu as package
 
+    if (given := os.environ.get("ZENITH_CPU_LIBRARY")) is not None:
+        yield Path(given)
+        return
     for folder in package.__path__:
         yield Path(folder) / NAME
     yield Path(__file__).resolve().parents[2] / "build" / NAME
