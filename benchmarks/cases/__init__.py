@@ -6,7 +6,7 @@ from importlib import import_module
 
 from cases.case import Case, Family
 
-_FAMILIES = ("attention",)
+_FAMILIES = ("attention", "bert")
 
 
 def families() -> list[Family]:

@@ -92,7 +92,7 @@ def _decode(case: Case) -> Program:
     return attention
 
 
-def _through_the_passes(program: Any) -> Any:
+def through_the_passes(program: Any) -> Any:
     """As users get it, with the cost model's choice."""
 
     def fused(case: Case) -> Program:
@@ -183,7 +183,7 @@ def _keys(case: Case) -> Input:
 
 
 def _family(name: str, cases: list[Case], inputs: Any, program: Any, torch: Any, **rest: Any) -> Family:
-    fused, request = _through_the_passes(program), _weighed(program, inputs)
+    fused, request = through_the_passes(program), _weighed(program, inputs)
     return Family(name, cases, inputs, program, fused, torch, request=request, **rest)
 
 

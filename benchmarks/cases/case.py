@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -30,17 +32,18 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A random array: normal, or integers below `high`. `dtype` is the case's where it is empty."""
+    """A random array: normal times `scale`, or integers below `high`. `dtype` is the case's where it is empty."""
 
     shape: tuple[int, ...]
     dtype: str = ""
     high: int = 0
+    scale: float = 1.0
 
     def make(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         if self.high:
             return rng.integers(0, self.high, self.shape).astype(np.int32)
-        return rng.standard_normal(self.shape, np.float32)
+        return self.scale * rng.standard_normal(self.shape, np.float32)
 
     def spec(self, case: Case) -> Any:
         import jax
@@ -57,9 +60,9 @@ class Family:
     """A kernel with its cases.
 
     Each of the others takes a case and gives a program of its inputs: `formula` in plain jnp, as users write it;
-    `fused` with our kernel; `torch` as torch's users call it. `onnx` gives a model. None where a peer has no such
-    operation. `request` is the one that the cost model weighs. `flops` and `bytes` count what has to be done and moved
-    at least.
+    `fused` with our kernel; `torch` as torch's users call it. `onnx` gives a model, of `onnx_inputs`. None where a peer
+    has no such operation. `request` is the one that the cost model weighs. `flops` and `bytes` count what has to be
+    done and moved at least.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Family:
     fused: Callable[[Case], Program]
     torch: Callable[[Case], Program] | None = None
     onnx: Callable[[Case], Any] | None = None
+    onnx_inputs: Callable[[Case, list[Any]], list[Any]] = lambda case, arrays: arrays
     request: Callable[[Case], tuple[str, Any]] | None = None
     flops: Callable[[Case], float] = lambda case: 0.0
     bytes: Callable[[Case], float] = lambda case: 0.0
@@ -79,10 +83,11 @@ def composite(
 ) -> dict[str, Any]:
     """What a family of a zenith op has: its decomposition, its CPU implementation, what that is asked."""
 
-    def spec(case: Case) -> Any:
+    def formula(case: Case) -> Program:
         from zenith_mlir.dialects.table import OPS
 
-        return OPS[name].read(dict(attributes(case)))
+        module = import_module(f"zenith_mlir.dialects.{name.removeprefix('zenith.')}")
+        return functools.partial(module.reference, OPS[name].read(dict(attributes(case))))
 
     def request(case: Case) -> tuple[str, Any]:
         import jax
@@ -94,8 +99,9 @@ def composite(
             return tuple(TensorSpec(value.shape, np.dtype(value.dtype)) for value in jax.tree.leaves(values))
 
         operands = [each.spec(case) for each in inputs(case)]
-        results = tensors(jax.eval_shape(spec(case).reference, *operands))
-        return name, Request(spec(case), tensors(operands), results, Target.parse("cpu"))
+        program = formula(case)
+        results = tensors(jax.eval_shape(program, *operands))
+        return name, Request(program.args[0], tensors(operands), results, Target.parse("cpu"))
 
     def fused(case: Case) -> Program:
         from zenith_mlir.dialects.table import OPS
@@ -106,4 +112,4 @@ def composite(
         assert refusal is None, refusal
         return row.build(asked)
 
-    return {"inputs": inputs, "formula": lambda case: spec(case).reference, "fused": fused, "request": request}
+    return {"inputs": inputs, "formula": formula, "fused": fused, "request": request}

@@ -10,7 +10,7 @@ def prepare(family, case, threads):
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    arrays = [each.make(seed) for seed, each in enumerate(family.inputs(case))]
+    arrays = family.onnx_inputs(case, [each.make(seed) for seed, each in enumerate(family.inputs(case))])
     feeds = dict(zip([each.name for each in session.get_inputs()], arrays, strict=True))
     return lambda: session.run(None, feeds)
 
