@@ -19,6 +19,7 @@ inline Vec Broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vec Iota() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec MaxOrSecond(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec MinOrSecond(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec Abs(Vec x) { return _mm256_andnot_ps(Broadcast(-0.0f), x); }
 inline Vec CopySign(Vec magnitude, Vec sign) {
   return _mm256_or_ps(_mm256_andnot_ps(Broadcast(-0.0f), magnitude), _mm256_and_ps(Broadcast(-0.0f), sign));
@@ -29,6 +30,16 @@ inline Mask And(Mask a, Mask b) { return _mm256_and_ps(a, b); }
 inline Vec Select(Mask m, Vec if_true, Vec if_false) { return _mm256_blendv_ps(if_false, if_true, m); }
 inline Vec Pow2(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n + Broadcast(12582912.0f + 127.0f)), 23));
+}
+inline Vec MulPow2(Vec x, Vec n) {
+  const Vec half = _mm256_round_ps(n * Broadcast(0.5f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return x * Pow2(half) * Pow2(n - half);
+}
+inline Vec Significand(Vec x, Vec* e) {
+  const __m256i above = _mm256_sub_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(0x3f400000));  // 0.75
+  const __m256i exponent = _mm256_srai_epi32(above, 23);
+  *e = _mm256_cvtepi32_ps(exponent);
+  return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(exponent, 23)));
 }
 
 inline Vec LoadBf16(const uint16_t* p) {

@@ -20,6 +20,8 @@ inline Vec Iota() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 // max(a, b), and b where either is NaN.
 inline Vec MaxOrSecond(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+// min(a, b), and b where either is NaN.
+inline Vec MinOrSecond(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec Abs(Vec x) { return _mm512_abs_ps(x); }
 inline Vec CopySign(Vec magnitude, Vec sign) {
   return _mm512_or_ps(_mm512_andnot_ps(Broadcast(-0.0f), magnitude), _mm512_and_ps(Broadcast(-0.0f), sign));
@@ -31,6 +33,15 @@ inline Vec Select(Mask m, Vec if_true, Vec if_false) { return _mm512_mask_blend_
 // 2^n for an integral n in [-126, 127]. Adding 1.5 * 2^23 + 127 leaves n + 127 in the lowest bits of the significand.
 inline Vec Pow2(Vec n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n + Broadcast(12582912.0f + 127.0f)), 23));
+}
+// x 2^n for an integral n in [-252, 254], rounded once.
+inline Vec MulPow2(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
+// x = m 2^e with m in [0.75, 1.5) and an integral e, for x positive, finite and normal.
+inline Vec Significand(Vec x, Vec* e) {
+  const Vec m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
+  const Vec floor_log2 = _mm512_getexp_ps(x);
+  *e = _mm512_mask_add_ps(floor_log2, Less(m, Broadcast(1.0f)), floor_log2, Broadcast(1.0f));
+  return m;
 }
 
 inline Vec LoadBf16(const uint16_t* p) {

@@ -22,6 +22,7 @@ inline Vec Iota() { return Vec{0, 1, 2, 3}; }
 inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec Select(Mask m, Vec if_true, Vec if_false) { return (Vec)((m & (Mask)if_true) | (~m & (Mask)if_false)); }
 inline Vec MaxOrSecond(Vec a, Vec b) { return Select(a > b, a, b); }
+inline Vec MinOrSecond(Vec a, Vec b) { return Select(a < b, a, b); }
 inline Vec Abs(Vec x) { return (Vec)((Mask)x & 0x7fffffff); }
 inline Vec CopySign(Vec magnitude, Vec sign) {
   return (Vec)(((Mask)magnitude & 0x7fffffff) | ((Mask)sign & ~0x7fffffff));
@@ -30,6 +31,15 @@ inline Mask Less(Vec a, Vec b) { return a < b; }
 inline Mask LessEqual(Vec a, Vec b) { return a <= b; }
 inline Mask And(Mask a, Mask b) { return a & b; }
 inline Vec Pow2(Vec n) { return (Vec)((Mask)(n + Broadcast(12582912.0f + 127.0f)) << 23); }
+inline Vec MulPow2(Vec x, Vec n) {
+  const Vec round = Broadcast(12582912.0f), half = (n * Broadcast(0.5f) + round) - round;
+  return x * Pow2(half) * Pow2(n - half);
+}
+inline Vec Significand(Vec x, Vec* e) {
+  const Mask exponent = ((Mask)x - 0x3f400000) >> 23;  // 0.75
+  *e = __builtin_convertvector(exponent, Vec);
+  return (Vec)((Mask)x - (exponent << 23));
+}
 
 inline float FromBits(uint32_t bits) {
   float x;
