@@ -10,16 +10,22 @@ struct F32 {
   using Storage = float;
   static Vec LoadVec(const float* p) { return Load(p); }
   static void StoreVec(float* p, Vec x) { Store(p, x); }
+  static Vec LoadFirst(const float* p, int64_t n) { return ZENITH_ISA::LoadFirst(p, n); }
+  static void StoreFirst(float* p, int64_t n, Vec x) { ZENITH_ISA::StoreFirst(p, n, x); }
 };
 struct Bf16 {
   using Storage = uint16_t;
   static Vec LoadVec(const uint16_t* p) { return LoadBf16(p); }
   static void StoreVec(uint16_t* p, Vec x) { StoreBf16(p, x); }
+  static Vec LoadFirst(const uint16_t* p, int64_t n) { return ZENITH_ISA::LoadFirstBf16(p, n); }
+  static void StoreFirst(uint16_t* p, int64_t n, Vec x) { ZENITH_ISA::StoreFirstBf16(p, n, x); }
 };
 struct F16 {
   using Storage = uint16_t;
   static Vec LoadVec(const uint16_t* p) { return LoadF16(p); }
   static void StoreVec(uint16_t* p, Vec x) { StoreF16(p, x); }
+  static Vec LoadFirst(const uint16_t* p, int64_t n) { return ZENITH_ISA::LoadFirstF16(p, n); }
+  static void StoreFirst(uint16_t* p, int64_t n, Vec x) { ZENITH_ISA::StoreFirstF16(p, n, x); }
 };
 struct Pred {  // true is 1.0, false is 0.0
   using Storage = uint8_t;

@@ -11,7 +11,14 @@ from pathlib import Path
 NAME = "libzenith_cpu.so"
 
 #: Custom-call targets, which are also the symbols of their handlers.
-TARGETS = ("zenith_attention", "zenith_attention_vjp")
+TARGETS = (
+    "zenith_attention",
+    "zenith_attention_vjp",
+    "zenith_activation",
+    "zenith_activation_vjp",
+    "zenith_swiglu",
+    "zenith_swiglu_vjp",
+)
 
 
 class KernelLibraryMissing(ImportError):

@@ -8,15 +8,17 @@
 
 namespace zenith::ZENITH_ISA {
 
-// e^x = p 2^n with p in [0.70, 1.42], for |x| <= 104 or NaN.
+// x = n ln 2 + r with an integral n and |r| <= ln 2 / 2, for |x| <= 104 or NaN. Returns r.
 //
-// Cody and Waite: x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is exact to float32, and for e^r a
-// minimax polynomial, whose relative error is 2^-28.
-inline Vec ExpSignificand(Vec x, Vec* n) {
+// Cody and Waite: ln 2 is in two parts, of which n times the first is exact.
+inline Vec ReduceByLn2(Vec x, Vec* n) {
   const Vec round = Broadcast(12582912.0f);  // adding and subtracting 1.5 * 2^23 rounds to an integer
   *n = Fma(x, Broadcast(1.44269504088896341f), round) - round;
-  Vec r = Fma(*n, Broadcast(-0.693359375f), x);
-  r = Fma(*n, Broadcast(2.12194440e-4f), r);
+  return Fma(*n, Broadcast(2.12194440e-4f), Fma(*n, Broadcast(-0.693359375f), x));
+}
+
+// e^r for |r| <= ln 2 / 2, by a minimax polynomial with relative error 2^-28.
+inline Vec ExpReduced(Vec r) {
   Vec p = Broadcast(1.382099348e-3f);
   p = Fma(p, r, Broadcast(8.368670940e-3f));
   p = Fma(p, r, Broadcast(4.166826233e-2f));
@@ -26,23 +28,23 @@ inline Vec ExpSignificand(Vec x, Vec* n) {
   return Fma(p, r, Broadcast(1.0f));
 }
 
-// e^x. Error at most 1.16 ulp (0.88 with fused multiply-add), of a subnormal result too. inf from 88.72284 on, 0 below
+// e^x. Error at most 1.18 ulp (0.88 with fused multiply-add), of a subnormal result too. inf from 88.72284 on, 0 below
 // -103.98; NaN gives NaN.
 inline Vec Exp(Vec x) {
   Vec n;
-  const Vec p = ExpSignificand(MinOrSecond(Broadcast(89.0f), MaxOrSecond(Broadcast(-104.0f), x)), &n);
-  return MulPow2(p, n);
+  const Vec r = ReduceByLn2(MinOrSecond(Broadcast(89.0f), MaxOrSecond(Broadcast(-104.0f), x)), &n);
+  return MulPow2(ExpReduced(r), n);
 }
 
 // e^x for x <= 0 or NaN, as exact as Exp; below -87.33, where e^x is subnormal, 0. NaN gives NaN, -inf gives 0.
 inline Vec ExpNonPositive(Vec x) {
   const Vec lowest = Broadcast(-87.33654f);  // ln(FLT_MIN)
   Vec n;
-  const Vec p = ExpSignificand(MaxOrSecond(lowest, x), &n);
-  return Select(Less(x, lowest), Broadcast(0.0f), p * Pow2(n));
+  const Vec r = ReduceByLn2(MaxOrSecond(lowest, x), &n);
+  return Select(Less(x, lowest), Broadcast(0.0f), ExpReduced(r) * Pow2(n));
 }
 
-// The natural logarithm. Error at most 0.95 ulp, of subnormal x too. 0 and -0 give -inf, x < 0 and NaN give NaN.
+// The natural logarithm. Error at most 0.98 ulp, of subnormal x too. 0 and -0 give -inf, x < 0 and NaN give NaN.
 //
 // x = m 2^e with m in [0.75, 1.5), f = m - 1: log x = e ln 2 + f - f²/2 + f³ P(f), P minimax with error 2^-27 relative to
 // log(1 + f). ln 2 is in two parts, of which e times the first is exact.
@@ -83,6 +85,68 @@ inline Vec Tanh(Vec x) {
   p = Fma(p, square, Broadcast(-3.33332819422e-1f));
   const Vec small = Fma(p * square, x, x);
   return Select(Less(a, Broadcast(0.625f)), small, CopySign(large, x));
+}
+
+// The logistic function and its complement, 1 / (1 + e^-x) and 1 / (1 + e^x): each keeps its relative accuracy where it
+// is small. NaN gives NaN.
+struct Logistic {
+  Vec value, complement;
+};
+inline Logistic LogisticPair(Vec x) {
+  const Vec one = Broadcast(1.0f), e = Exp(Broadcast(0.0f) - Abs(x));
+  const Vec large = one / (one + e), small = e * large;
+  const Mask negative = Less(x, Broadcast(0.0f));
+  return {Select(negative, small, large), Select(negative, large, small)};
+}
+
+// 1 / (1 + e^-x). Error at most 2.7 ulp.
+inline Vec Sigmoid(Vec x) { return LogisticPair(x).value; }
+
+// Φ(-a), the normal distribution's upper tail, for a >= 0 or NaN, and e^(-a²/2). Beyond 14.4 both are 0.
+//
+// Φ(-a) = e^(-a²/2) (1/2 + z P(z)) with z = a / (1 + 0.3 a) and P minimax with relative error 2^-28. The rounding error of
+// a² is kept: without it e^(-a²/2) would lose seven bits in the far tail.
+struct NormalTail {
+  Vec tail, gaussian;
+};
+inline NormalTail UpperTail(Vec a) {
+  a = MinOrSecond(Broadcast(14.4f), a);
+  const Vec square = a * a, error = ProductError(a, a, square), minus_half = Broadcast(-0.5f);
+  Vec n, r = ReduceByLn2(square * minus_half, &n);
+  const Vec gaussian = MulPow2(ExpReduced(Fma(error, minus_half, r)), n);
+  const Vec z = a / Fma(a, Broadcast(0.3f), Broadcast(1.0f));
+  Vec p = Broadcast(-1.167363166e-7f);
+  p = Fma(p, z, Broadcast(1.775099349e-6f));
+  p = Fma(p, z, Broadcast(-9.040644727e-6f));
+  p = Fma(p, z, Broadcast(1.189861177e-5f));
+  p = Fma(p, z, Broadcast(-6.642761036e-6f));
+  p = Fma(p, z, Broadcast(3.923811892e-4f));
+  p = Fma(p, z, Broadcast(-4.723452730e-4f));
+  p = Fma(p, z, Broadcast(-1.887903735e-2f));
+  p = Fma(p, z, Broadcast(1.303161383e-1f));
+  p = Fma(p, z, Broadcast(-3.989422023e-1f));
+  return {Fma(p, z, Broadcast(0.5f)) * gaussian, gaussian};
+}
+
+// Φ(x), the normal distribution function (1 + erf(x / √2)) / 2. Error at most 7 ulp from -2 on, 12 from -4 on, and 60 in
+// the far tail, where 1 + erf keeps nothing.
+inline Vec NormalCdf(Vec x) {
+  const Vec tail = UpperTail(Abs(x)).tail;
+  return Select(Less(x, Broadcast(0.0f)), tail, Broadcast(1.0f) - tail);
+}
+
+// erf x. Error at most 1.6 ulp. Below 1 an odd minimax polynomial, above it 1 - 2 Φ(-√2 |x|).
+inline Vec Erf(Vec x) {
+  const Vec a = Abs(x), square = x * x;
+  const Vec large = Fma(UpperTail(a * Broadcast(1.41421356237f)).tail, Broadcast(-2.0f), Broadcast(1.0f));
+  Vec p = Broadcast(7.806903159e-5f);
+  p = Fma(p, square, Broadcast(-7.997853099e-4f));
+  p = Fma(p, square, Broadcast(5.187162198e-3f));
+  p = Fma(p, square, Broadcast(-2.685334720e-2f));
+  p = Fma(p, square, Broadcast(1.128357872e-1f));
+  p = Fma(p, square, Broadcast(-3.761262596e-1f));
+  p = Fma(p, square, Broadcast(1.283791661e-1f));
+  return Select(Less(a, Broadcast(1.0f)), Fma(p, x, x), CopySign(large, x));
 }
 
 }  // namespace zenith::ZENITH_ISA

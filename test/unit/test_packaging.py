@@ -120,4 +120,4 @@ def test_only_the_handlers_are_exported() -> None:
         ["nm", "-D", "--defined-only", library.load()._name], capture_output=True, text=True, check=True
     )
     exported = {line.split()[-1] for line in run.stdout.splitlines()}
-    assert exported == {*library.TARGETS, "zenith_cpu_isa", "zenith_cpu_peak"}
+    assert exported == {*library.TARGETS, "zenith_cpu_isa", "zenith_cpu_peak", "zenith_vec_math"}

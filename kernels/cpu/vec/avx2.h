@@ -15,9 +15,15 @@ constexpr int kVecsPerTile = 3;
 
 inline Vec Load(const float* p) { return _mm256_loadu_ps(p); }
 inline void Store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+inline __m256i FirstLanes(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Vec LoadFirst(const float* p, int64_t n) { return _mm256_maskload_ps(p, FirstLanes(n)); }
+inline void StoreFirst(float* p, int64_t n, Vec x) { _mm256_maskstore_ps(p, FirstLanes(n), x); }
 inline Vec Broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vec Iota() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec ProductError(Vec a, Vec b, Vec product) { return _mm256_fmsub_ps(a, b, product); }
 inline Vec MaxOrSecond(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec MinOrSecond(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec Abs(Vec x) { return _mm256_andnot_ps(Broadcast(-0.0f), x); }
@@ -67,6 +73,38 @@ inline void StoreBf16(uint16_t* p, Vec x) {
 inline void StoreF16(uint16_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+// There are no masked loads and stores of 16 bits.
+inline Vec LoadFirstBf16(const uint16_t* p, int64_t n) {
+  uint16_t lanes[kWidth] = {};
+  __builtin_memcpy(lanes, p, n * sizeof *p);
+  return LoadBf16(lanes);
+}
+inline Vec LoadFirstF16(const uint16_t* p, int64_t n) {
+  uint16_t lanes[kWidth] = {};
+  __builtin_memcpy(lanes, p, n * sizeof *p);
+  return LoadF16(lanes);
+}
+inline void StoreFirstBf16(uint16_t* p, int64_t n, Vec x) {
+  uint16_t lanes[kWidth];
+  StoreBf16(lanes, x);
+  __builtin_memcpy(p, lanes, n * sizeof *p);
+}
+inline void StoreFirstF16(uint16_t* p, int64_t n, Vec x) {
+  uint16_t lanes[kWidth];
+  StoreF16(lanes, x);
+  __builtin_memcpy(p, lanes, n * sizeof *p);
+}
+
+inline void Interleave(Vec a, Vec b, Vec* first, Vec* second) {
+  const Vec low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+  *first = _mm256_permute2f128_ps(low, high, 0x20);
+  *second = _mm256_permute2f128_ps(low, high, 0x31);
+}
+inline void Deinterleave(Vec first, Vec second, Vec* a, Vec* b) {
+  const Vec low = _mm256_permute2f128_ps(first, second, 0x20), high = _mm256_permute2f128_ps(first, second, 0x31);
+  *a = _mm256_shuffle_ps(low, high, 0x88);  // of each 128-bit half: 0, 2 of low, 0, 2 of high
+  *b = _mm256_shuffle_ps(low, high, 0xdd);
 }
 
 inline void Transpose(Vec r[kWidth]) {

@@ -15,9 +15,15 @@ constexpr int kVecsPerTile = 3;
 
 inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }
 inline void Store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+// The first n <= kWidth elements, and nothing beyond them; the other lanes are 0.
+inline Mask FirstLanes(int64_t n) { return static_cast<Mask>(0xffffu >> (kWidth - n)); }
+inline Vec LoadFirst(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstLanes(n), p); }
+inline void StoreFirst(float* p, int64_t n, Vec x) { _mm512_mask_storeu_ps(p, FirstLanes(n), x); }
 inline Vec Broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vec Iota() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// a b - product, exactly: the rounding error of product = a * b.
+inline Vec ProductError(Vec a, Vec b, Vec product) { return _mm512_fmsub_ps(a, b, product); }
 // max(a, b), and b where either is NaN.
 inline Vec MaxOrSecond(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 // min(a, b), and b where either is NaN.
@@ -44,9 +50,17 @@ inline Vec Significand(Vec x, Vec* e) {
   return m;
 }
 
-inline Vec LoadBf16(const uint16_t* p) {
-  __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+inline Vec WidenBf16(__m256i half) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline Vec LoadBf16(const uint16_t* p) {
+  return WidenBf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec LoadFirstBf16(const uint16_t* p, int64_t n) {
+  return WidenBf16(_mm256_maskz_loadu_epi16(FirstLanes(n), p));
+}
+inline Vec LoadFirstF16(const uint16_t* p, int64_t n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(n), p));
 }
 inline Vec LoadF16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -55,17 +69,34 @@ inline Vec LoadPred(const uint8_t* p) {
   __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return Select(_mm_test_epi8_mask(bytes, bytes), Broadcast(1.0f), Broadcast(0.0f));
 }
-inline void StoreBf16(uint16_t* p, Vec x) {
+inline __m256i NarrowBf16(Vec x) {
   __m512i bits = _mm512_castps_si512(x);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
   rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
-inline void StoreF16(uint16_t* p, Vec x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+inline __m256i NarrowF16(Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline void StoreBf16(uint16_t* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), NarrowBf16(x)); }
+inline void StoreF16(uint16_t* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), NarrowF16(x)); }
+inline void StoreFirstBf16(uint16_t* p, int64_t n, Vec x) {
+  _mm256_mask_storeu_epi16(p, FirstLanes(n), NarrowBf16(x));
+}
+inline void StoreFirstF16(uint16_t* p, int64_t n, Vec x) { _mm256_mask_storeu_epi16(p, FirstLanes(n), NarrowF16(x)); }
+
+// a0 b0 a1 b1 ... in two vectors, and the way back.
+inline void Interleave(Vec a, Vec b, Vec* first, Vec* second) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  *first = _mm512_permutex2var_ps(a, low, b);
+  *second = _mm512_permutex2var_ps(a, high, b);
+}
+inline void Deinterleave(Vec first, Vec second, Vec* a, Vec* b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  *a = _mm512_permutex2var_ps(first, even, second);
+  *b = _mm512_permutex2var_ps(first, odd, second);
 }
 
 inline void Transpose(Vec r[kWidth]) {

@@ -17,9 +17,21 @@ inline Vec Load(const float* p) {
   return x;
 }
 inline void Store(float* p, Vec x) { __builtin_memcpy(p, &x, sizeof x); }
+inline Vec LoadFirst(const float* p, int64_t n) {
+  Vec x = {};
+  __builtin_memcpy(&x, p, n * sizeof *p);
+  return x;
+}
+inline void StoreFirst(float* p, int64_t n, Vec x) { __builtin_memcpy(p, &x, n * sizeof *p); }
 inline Vec Broadcast(float x) { return Vec{x, x, x, x}; }
 inline Vec Iota() { return Vec{0, 1, 2, 3}; }
 inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
+// Dekker: halves of 12 bits multiply exactly.
+inline Vec ProductError(Vec a, Vec b, Vec product) {
+  const Vec a_high = (Vec)((Mask)a & ~0xfff), b_high = (Vec)((Mask)b & ~0xfff);
+  const Vec a_low = a - a_high, b_low = b - b_high;
+  return a_low * b_low - ((product - a_high * b_high) - a_low * b_high - a_high * b_low);
+}
 inline Vec Select(Mask m, Vec if_true, Vec if_false) { return (Vec)((m & (Mask)if_true) | (~m & (Mask)if_false)); }
 inline Vec MaxOrSecond(Vec a, Vec b) { return Select(a > b, a, b); }
 inline Vec MinOrSecond(Vec a, Vec b) { return Select(a < b, a, b); }
@@ -83,6 +95,35 @@ inline void StoreBf16(uint16_t* p, Vec x) {
 }
 inline void StoreF16(uint16_t* p, Vec x) {
   for (int i = 0; i < 4; ++i) p[i] = F32ToF16(x[i]);
+}
+inline Vec LoadFirstBf16(const uint16_t* p, int64_t n) {
+  uint16_t lanes[kWidth] = {};
+  __builtin_memcpy(lanes, p, n * sizeof *p);
+  return LoadBf16(lanes);
+}
+inline Vec LoadFirstF16(const uint16_t* p, int64_t n) {
+  uint16_t lanes[kWidth] = {};
+  __builtin_memcpy(lanes, p, n * sizeof *p);
+  return LoadF16(lanes);
+}
+inline void StoreFirstBf16(uint16_t* p, int64_t n, Vec x) {
+  uint16_t lanes[kWidth];
+  StoreBf16(lanes, x);
+  __builtin_memcpy(p, lanes, n * sizeof *p);
+}
+inline void StoreFirstF16(uint16_t* p, int64_t n, Vec x) {
+  uint16_t lanes[kWidth];
+  StoreF16(lanes, x);
+  __builtin_memcpy(p, lanes, n * sizeof *p);
+}
+
+inline void Interleave(Vec a, Vec b, Vec* first, Vec* second) {
+  *first = Vec{a[0], b[0], a[1], b[1]};
+  *second = Vec{a[2], b[2], a[3], b[3]};
+}
+inline void Deinterleave(Vec first, Vec second, Vec* a, Vec* b) {
+  *a = Vec{first[0], first[2], second[0], second[2]};
+  *b = Vec{first[1], first[3], second[1], second[3]};
 }
 
 inline void Transpose(Vec r[kWidth]) {
