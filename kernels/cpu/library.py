@@ -18,6 +18,7 @@ TARGETS = (
     "zenith_activation_vjp",
     "zenith_swiglu",
     "zenith_swiglu_vjp",
+    "zenith_rotary",
 )
 
 
