@@ -19,6 +19,12 @@ TARGETS = (
     "zenith_swiglu",
     "zenith_swiglu_vjp",
     "zenith_rotary",
+    "zenith_cross_entropy",
+    "zenith_cross_entropy_vjp",
+    "zenith_norm",
+    "zenith_norm_vjp",
+    "zenith_softmax",
+    "zenith_softmax_vjp",
 )
 
 

@@ -30,6 +30,16 @@ inline Vec Abs(Vec x) { return _mm256_andnot_ps(Broadcast(-0.0f), x); }
 inline Vec CopySign(Vec magnitude, Vec sign) {
   return _mm256_or_ps(_mm256_andnot_ps(Broadcast(-0.0f), magnitude), _mm256_and_ps(Broadcast(-0.0f), sign));
 }
+inline float SumLanes(Vec x) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+inline float MaxLanes(Vec x) {
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
 inline Mask Less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 inline Mask LessEqual(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
 inline Mask And(Mask a, Mask b) { return _mm256_and_ps(a, b); }

@@ -32,6 +32,9 @@ inline Vec Abs(Vec x) { return _mm512_abs_ps(x); }
 inline Vec CopySign(Vec magnitude, Vec sign) {
   return _mm512_or_ps(_mm512_andnot_ps(Broadcast(-0.0f), magnitude), _mm512_and_ps(Broadcast(-0.0f), sign));
 }
+// Of all lanes; the sum is one of sums.
+inline float SumLanes(Vec x) { return _mm512_reduce_add_ps(x); }
+inline float MaxLanes(Vec x) { return _mm512_reduce_max_ps(x); }
 inline Mask Less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline Mask LessEqual(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 inline Mask And(Mask a, Mask b) { return a & b; }

@@ -39,6 +39,11 @@ inline Vec Abs(Vec x) { return (Vec)((Mask)x & 0x7fffffff); }
 inline Vec CopySign(Vec magnitude, Vec sign) {
   return (Vec)(((Mask)magnitude & 0x7fffffff) | ((Mask)sign & ~0x7fffffff));
 }
+inline float SumLanes(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline float MaxLanes(Vec x) {
+  const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+  return a > b ? a : b;
+}
 inline Mask Less(Vec a, Vec b) { return a < b; }
 inline Mask LessEqual(Vec a, Vec b) { return a <= b; }
 inline Mask And(Mask a, Mask b) { return a & b; }
