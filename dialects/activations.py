@@ -1,10 +1,10 @@
 """The activation functions by name, as JAX functions: what zenith.gelu, zenith.silu and zenith.swiglu apply.
 
-    gelu       x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2        (Hendrycks and Gimpel 2016)
-    gelu_tanh  x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2
-    silu       x σ(slope x), σ(y) = 1 / (1 + e^-y); slope 1.702 is the "quick" GELU
-    sigmoid    σ(slope x)
-    relu       max(x, 0)
+gelu       x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2        (Hendrycks and Gimpel 2016)
+gelu_tanh  x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2
+silu       x σ(slope x), σ(y) = 1 / (1 + e^-y); slope 1.702 is the "quick" GELU
+sigmoid    σ(slope x)
+relu       max(x, 0)
 """
 
 from __future__ import annotations
