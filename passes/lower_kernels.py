@@ -96,7 +96,9 @@ def _agreed(composites: list[ir.Operation], choices: list[Choice]) -> list[Choic
     """An op that keeps residuals for another is lowered with it or not at all: alone, both would compute the same."""
     agreed = dict(zip(composites, choices, strict=True))
     for composite in composites:
-        for gradient in (op for residual in list(composite.results)[1:] for op in users(residual) if op in agreed):
+        name = f"{composite_name(composite)}_vjp"
+        keepers = [op for residual in list(composite.results)[1:] for op in users(residual) if op in agreed]
+        for gradient in (op for op in keepers if composite_name(op) == name):
             _agree(agreed, composite, gradient, "its gradient")
             _agree(agreed, gradient, composite, "what it differentiates")
     return list(agreed.values())
