@@ -5,7 +5,7 @@ act is SiLU for SwiGLU, GELU for GeGLU, ... (Shazeer 2020, GLU variants improve 
     activation  act, a name of activations.ACTIVATIONS: "silu", "gelu", "gelu_tanh", "sigmoid", "relu"
     slope       the factor of "silu" and "sigmoid"; 1 where it means nothing
     halves      "none": the operands are gate [..., f] and up [..., f], then with `bias` b [f] and b' [f];
-                "gate_first": gate and up are the halves of one operand [..., 2 f], and with `bias` b and b' those of [2 f];
+                "gate_first": gate and up are the halves of one operand [..., 2 f], b and b' those of one [2 f];
                 "gate_last": the same with up before gate
     bias        there are biases
 

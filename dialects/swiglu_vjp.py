@@ -1,7 +1,7 @@
 """zenith.swiglu_vjp: the gradients of zenith.swiglu.
 
-Operands: those of the swiglu in its order, then the cotangent g of its result. Results: d_gate and d_up, or where gate and
-up are halves of one operand the one gradient of that, in its order:
+Operands: those of the swiglu in its order, then the cotangent g of its result. Results: d_gate and d_up, or where
+gate and up are halves of one operand the one gradient of that, in its order:
 
     d_gate = g ∘ (up + b') ∘ act'(gate + b)        d_up = g ∘ act(gate + b)
 
