@@ -1,7 +1,9 @@
 """zenith.gelu_vjp: the gradient of zenith.gelu.
 
 Operands: those of the gelu in its order, then the cotangent g of its result. One result,
-dx = g ∘ gelu'(x + bias), of the shape of x; the gradient of a bias is its sum over all axes but the last. Attributes: those of the gelu.
+dx = g ∘ gelu'(x + bias), of the shape of x; the gradient of a bias is its sum over all axes but the last.
+
+Attributes: those of the gelu.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """zenith.silu_vjp: the gradient of zenith.silu.
 
 Operands: those of the silu in its order, then the cotangent g of its result. One result,
-dx = g ∘ silu'(x + bias), of the shape of x; the gradient of a bias is its sum over all axes but the last. Attributes: those of the silu.
+dx = g ∘ silu'(x + bias), of the shape of x; the gradient of a bias is its sum over all axes but the last.
+
+Attributes: those of the silu.
 """
 
 from __future__ import annotations

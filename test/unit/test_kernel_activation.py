@@ -28,8 +28,8 @@ def draw(*shape: int, dtype: Any = "float32", seed: int = 0, scale: float = 3.0)
     return (np.random.default_rng(seed).normal(size=shape) * scale).astype(jnp.dtype(dtype))
 
 
-def judge(got: Any, exact: np.ndarray, naive: np.ndarray) -> None:
-    """`exact` is the formula in float64, `naive` in float32."""
+def judge(got: Any, exact: np.ndarray, naive: np.ndarray, terms: float = 1.0) -> None:
+    """`exact` is the formula in float64, `naive` in float32; `terms` is the size of what may cancel in it."""
     got = np.asarray(got)
     rounding = 0.0 if got.dtype == F32 else float(jnp.finfo(got.dtype).eps) / 2
     largest = float(jnp.finfo(got.dtype).max)
@@ -42,7 +42,7 @@ def judge(got: Any, exact: np.ndarray, naive: np.ndarray) -> None:
         return
     error = np.abs(got - exact)[finite] - rounding * np.abs(exact[finite])
     smallest = 2.0**-25 if rounding > 2**-9 or rounding == 0 else 2.0**-24
-    bound = 2 * np.abs(naive - exact)[finite] + 8 * 2**-24 * np.abs(exact[finite]) + 4 * 2**-24 + smallest
+    bound = 2 * np.abs(naive - exact)[finite] + 8 * 2**-24 * np.abs(exact[finite]) + 4 * 2**-24 * terms + smallest
     assert (error <= bound).all(), f"error {(error - bound).max()} too large"
 
 
@@ -176,10 +176,10 @@ def test_gated(kind: Kind, halves: str, bias: bool, dtype: str) -> None:
     exact, naive = (gated_gradients(arrays, g, kind, d) for d in (F64, F32))
     if halves == "none":
         for one, e, n in zip(gradients, exact, naive, strict=True):
-            judge(one, e, n)
+            judge(one, e, n, terms=30)
     else:
         (both,) = gradients
-        judge(both, *(np.concatenate([pair[i] for i in order], -1) for pair in (exact, naive)))
+        judge(both, *(np.concatenate([pair[i] for i in order], -1) for pair in (exact, naive)), terms=30)
 
 
 def test_gated_columns_of_a_wider_operand_and_mixed_types() -> None:
@@ -199,7 +199,7 @@ def test_gated_values_that_are_not_finite(value: float) -> None:
     judge(got, gated_plain(arrays, Kind.SILU, 1.0, F64), gated_plain(arrays, Kind.SILU, 1.0, F32))
     gradients = swiglu_vjp_call([gate, up], jnp.asarray(g), **names, kind=Kind.SILU)
     for i, one in enumerate(gradients):
-        judge(one, *(gated_gradients(arrays, g, Kind.SILU, d)[i] for d in (F64, F32)))
+        judge(one, *(gated_gradients(arrays, g, Kind.SILU, d)[i] for d in (F64, F32)), terms=30)
 
 
 # Threads and instruction sets
@@ -225,7 +225,7 @@ def test_concurrent_calls() -> None:
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "values or special or test_shapes or (gated and not finite)")
+    run_on(isa, __file__, "-k", "gradients or special or shapes or (gated and bfloat16)")
 
 
 # Refusals
