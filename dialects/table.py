@@ -13,6 +13,7 @@ from zenith_mlir.dialects import (
     layer_norm_vjp,
     log_softmax,
     log_softmax_vjp,
+    matmul,
     rms_norm,
     rms_norm_vjp,
     rotary,
@@ -29,6 +30,7 @@ from zenith_mlir.kernels.cpu import activation_implementation as cpu_activation
 from zenith_mlir.kernels.cpu import attention_implementation as cpu_attention
 from zenith_mlir.kernels.cpu import attention_vjp_implementation as cpu_attention_vjp
 from zenith_mlir.kernels.cpu import cross_entropy_implementation as cpu_cross_entropy
+from zenith_mlir.kernels.cpu import matmul_implementation as cpu_matmul
 from zenith_mlir.kernels.cpu import norm_implementation as cpu_norm
 from zenith_mlir.kernels.cpu import rotary_implementation as cpu_rotary
 from zenith_mlir.kernels.cpu import softmax_implementation as cpu_softmax
@@ -52,6 +54,7 @@ _ROWS = (
     Op(silu_vjp.NAME, silu.SiluSpec.from_attributes, (cpu_activation.VJP_IMPLEMENTATION,)),
     Op(swiglu.NAME, swiglu.SwigluSpec.from_attributes, (cpu_swiglu.IMPLEMENTATION,)),
     Op(swiglu_vjp.NAME, swiglu.SwigluSpec.from_attributes, (cpu_swiglu.VJP_IMPLEMENTATION,)),
+    Op(matmul.NAME, matmul.MatmulSpec.from_attributes, (cpu_matmul.IMPLEMENTATION,)),
     Op(rotary.NAME, rotary.RotarySpec.from_attributes, (cpu_rotary.IMPLEMENTATION,)),
     Op(rotary_vjp.NAME, rotary.RotarySpec.from_attributes, (cpu_rotary.VJP_IMPLEMENTATION,)),
     Op(layer_norm.NAME, layer_norm.LayerNormSpec.from_attributes, (cpu_norm.IMPLEMENTATION,)),

@@ -25,6 +25,7 @@ TARGETS = (
     "zenith_norm_vjp",
     "zenith_softmax",
     "zenith_softmax_vjp",
+    "zenith_matmul",
 )
 
 

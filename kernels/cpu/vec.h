@@ -20,4 +20,5 @@
 #else
 #include "vec/portable.h"  // IWYU pragma: export
 #endif
-#include "vec/bf16.h"  // IWYU pragma: export
+#include "vec/bf16.h"   // IWYU pragma: export
+#include "vec/tiles.h"  // IWYU pragma: export

@@ -72,6 +72,10 @@ inline Vec LoadPred(const uint8_t* p) {
   __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return Select(_mm_test_epi8_mask(bytes, bytes), Broadcast(1.0f), Broadcast(0.0f));
 }
+#if defined(__AVX512BF16__)
+// A subnormal x counts as 0.
+inline __m256i NarrowBf16(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+#else
 inline __m256i NarrowBf16(Vec x) {
   __m512i bits = _mm512_castps_si512(x);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -80,6 +84,7 @@ inline __m256i NarrowBf16(Vec x) {
   rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet);
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
+#endif
 inline __m256i NarrowF16(Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline void StoreBf16(uint16_t* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), NarrowBf16(x)); }
 inline void StoreF16(uint16_t* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), NarrowF16(x)); }

@@ -21,6 +21,13 @@ inline Pairs BroadcastPair(const uint16_t* p) {
   __builtin_memcpy(&pair, p, sizeof pair);
   return _mm512_set1_epi32(pair);
 }
+// Lane i pairs even[i] with odd[i].
+inline Pairs ZipPairs(const uint16_t* even, const uint16_t* odd) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)));
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+inline void StorePairs(uint16_t* p, Pairs x) { _mm512_storeu_si512(p, x); }
 // acc + a[0] b[0] + a[1] b[1] in each lane. Subnormals count as 0.
 inline Vec FmaPairs(Pairs a, Pairs b, Vec acc) {
   return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);

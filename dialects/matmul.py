@@ -1,0 +1,231 @@
+"""zenith.matmul: out = steps(lhs rhs), a product of two operands contracted over one or more axes, and what follows it.
+
+Roles: 0 lhs, 1 rhs, then modifiers (a bias, a residual, a gate) that steps name by number. One result. Every operand
+keeps the layout that the program gave it; the attributes say what its dimensions are:
+
+    sources   for each role the operand that plays it; one operand may play several
+    axes      sizes by name
+    lhs rhs out  layouts, e.g. lhs = "b t k", rhs = "k (h d)", out = "b t h d". Axes of both operands are parallel where
+              the result has them and else summed over; those of one operand alone are rows (lhs) or columns (rhs)
+    modifiers layouts of the further roles; an axis that a modifier lacks is repeated
+    steps     what happens to the sums x, in order (see `Step`)
+
+Semantics (`reference`): x = Σ lhs rhs over the summed axes, in float32 at least; x = steps(x); out = x in the result's
+element type. A step "round" stands for a program that rounds on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zenith_mlir.dialects.labelled import einsum, spread
+from zenith_mlir.dialects.layout import Layout
+
+if TYPE_CHECKING:
+    import jax
+    from jaxlib.mlir import ir
+
+NAME = "zenith.matmul"
+_T = TypeVar("_T")
+
+# kind -> fields that it takes. `value` is a number, `operand` the number of a role (2 is the first modifier), `dtype`
+# the name of an element type.
+STEP_FIELDS: dict[str, tuple[str, ...]] = {
+    "scale": ("value",),  # x * value
+    "offset": ("value",),  # x + value
+    "multiply": ("operand",),  # x * m
+    "add": ("operand",),  # x + m
+    "relu": (),  # max(x, 0)
+    "tanh": (),
+    "sigmoid": (),  # 1 / (1 + exp(-x))
+    "silu": (),  # x / (1 + exp(-x))
+    "gelu": (),  # x (1 + erf(x / √2)) / 2
+    "gelu_tanh": (),  # x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2
+    "round": ("dtype",),  # x rounded to bfloat16 or float16
+}
+_FIRST_MODIFIER = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """One elementwise operation on the sums; `STEP_FIELDS` says what each kind takes."""
+
+    kind: str
+    value: float | None = None
+    operand: int | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in STEP_FIELDS:
+            raise ValueError(f"{NAME} has no step {self.kind!r}; there are {', '.join(STEP_FIELDS)}")
+        for field in ("value", "operand", "dtype"):
+            if (getattr(self, field) is None) == (field in STEP_FIELDS[self.kind]):
+                takes = " and ".join(STEP_FIELDS[self.kind]) or "nothing"
+                raise ValueError(f"{NAME}: the step {self.kind!r} takes {takes}, got {field}={getattr(self, field)!r}")
+        if self.dtype not in (None, "bfloat16", "float16"):
+            raise ValueError(f"{NAME}: a step rounds to bfloat16 or float16, not to {self.dtype}")
+
+
+@dataclass(frozen=True)
+class MatmulSpec:
+    """What the attributes of a zenith.matmul say."""
+
+    axes: dict[str, int]
+    lhs: Layout
+    rhs: Layout
+    out: Layout
+    modifiers: tuple[Layout, ...] = ()
+    steps: tuple[Step, ...] = ()
+    sources: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            object.__setattr__(self, "sources", tuple(range(_FIRST_MODIFIER + len(self.modifiers))))
+        named = [("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out)]
+        named += [(f"modifier {i}", layout) for i, layout in enumerate(self.modifiers)]
+        for name, layout in named:
+            unknown = sorted(set(layout.axes) - set(self.axes))
+            if unknown:
+                raise ValueError(f'{NAME}: {name} = "{layout}" has axes {unknown} whose sizes are not given')
+        one_side = [axis for axis in (set(self.lhs.axes) ^ set(self.rhs.axes)) if axis not in self.out.axes]
+        if one_side:
+            raise ValueError(f"{NAME}: the axes {sorted(one_side)} are summed over but belong to one operand alone")
+        made_up = sorted(set(self.out.axes) - set(self.lhs.axes) - set(self.rhs.axes))
+        if made_up:
+            raise ValueError(f"{NAME}: the result has axes {made_up} that no operand has")
+        for i, layout in enumerate(self.modifiers):
+            if not set(layout.axes) <= set(self.out.axes):
+                raise ValueError(f'{NAME}: modifier {i} = "{layout}" has axes that the result "{self.out}" lacks')
+        for step in self.steps:
+            if step.operand is not None and not 0 <= step.operand - _FIRST_MODIFIER < len(self.modifiers):
+                raise ValueError(f"{NAME}: step {step.kind!r} names operand {step.operand}, roles end before it")
+
+    @property
+    def parallel(self) -> tuple[str, ...]:
+        """Axes of both operands and the result."""
+        return tuple(axis for axis in self.out.axes if axis in self.lhs.axes and axis in self.rhs.axes)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Axes of lhs and the result, in the order of the result."""
+        return tuple(axis for axis in self.out.axes if axis not in self.rhs.axes)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Axes of rhs and the result, in the order of the result."""
+        return tuple(axis for axis in self.out.axes if axis not in self.lhs.axes)
+
+    @property
+    def contracted(self) -> tuple[str, ...]:
+        """Axes that are summed over, in the order of rhs."""
+        return tuple(axis for axis in self.rhs.axes if axis not in self.out.axes)
+
+    def size(self, axes: Sequence[str]) -> int:
+        """How many places `axes` have together."""
+        size = 1
+        for axis in axes:
+            size *= self.axes[axis]
+        return size
+
+    def roles(self, operands: Sequence[_T]) -> list[_T]:
+        """What plays each role: lhs, rhs, then the modifiers."""
+        return [operands[source] for source in self.sources]
+
+    def verify(self, shapes: Sequence[Sequence[int]], result: Sequence[int]) -> None:
+        """Check layouts against the shapes of operands and result.
+
+        Raises: ValueError naming the role, the shape its layout means and the shape it has.
+        """
+        if set(self.sources) != set(range(len(shapes))):
+            raise ValueError(f"{NAME} has {len(shapes)} operands where its roles are played by {list(self.sources)}")
+        names = ["lhs", "rhs", *(f"modifier {i}" for i in range(len(self.modifiers))), "the result"]
+        layouts = [self.lhs, self.rhs, *self.modifiers, self.out]
+        for name, layout, shape in zip(names, layouts, [*self.roles(shapes), result], strict=True):
+            expected = layout.shape(self.axes)
+            if tuple(shape) != expected:
+                raise ValueError(
+                    f'{NAME}: {name} is laid out "{layout}" = {list(expected)}, but has shape {list(shape)}'
+                )
+
+    def attributes(self) -> dict[str, ir.Attribute]:
+        """As attributes of a stablehlo.composite, in the current MLIR context."""
+        from zenith_mlir.dialects.attributes import to_attribute
+
+        facts: dict[str, Any] = {
+            "axes": self.axes,
+            "lhs": str(self.lhs),
+            "rhs": str(self.rhs),
+            "out": str(self.out),
+            "sources": list(self.sources),
+            "modifiers": [str(layout) for layout in self.modifiers],
+            "steps": [
+                {"kind": step.kind, **{name: getattr(step, name) for name in STEP_FIELDS[step.kind]}}
+                for step in self.steps
+            ],
+        }
+        return {name: to_attribute(fact) for name, fact in facts.items()}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> MatmulSpec:
+        """Read what `attributes` wrote, already turned into Python values.
+
+        Raises: ValueError naming what is missing or does not fit together.
+        """
+        missing = [name for name in ("axes", "lhs", "rhs", "out") if name not in attributes]
+        if missing:
+            raise ValueError(f"{NAME} lacks the attributes {', '.join(missing)}")
+        layout = Layout.parse
+        return cls(
+            axes=dict(attributes["axes"]),
+            lhs=layout(attributes["lhs"]),
+            rhs=layout(attributes["rhs"]),
+            out=layout(attributes["out"]),
+            modifiers=tuple(layout(text) for text in attributes.get("modifiers", ())),
+            steps=tuple(Step(**fields) for fields in attributes.get("steps", ())),
+            sources=tuple(attributes.get("sources", ())),
+        )
+
+
+def reference(spec: MatmulSpec, *operands: jax.Array, out_dtype: Any = None, dtype: Any = None) -> Any:
+    """The formula, plainly, in `dtype` (default: at least float32).
+
+    Returns: out, in `out_dtype`, by default the dtype of lhs, or in `dtype` where that is given.
+    """
+    import jax.numpy as jnp
+
+    lhs, rhs, *modifiers = spec.roles(operands)
+    compute = dtype or jnp.promote_types(jnp.promote_types(lhs.dtype, rhs.dtype), jnp.float32)
+    order = spec.out.axes
+    x = einsum([(lhs, spec.lhs), (rhs, spec.rhs)], spec.axes, list(order), compute)
+    wide = [
+        spread(m, layout, spec.axes, order).astype(compute) for m, layout in zip(modifiers, spec.modifiers, strict=True)
+    ]
+    for step in spec.steps:
+        x = _STEPS[step.kind](x, step, None if step.operand is None else wide[step.operand - _FIRST_MODIFIER])
+    return x.reshape(spec.out.shape(spec.axes)).astype(dtype or out_dtype or lhs.dtype)
+
+
+def _nn(name: str, **options: Any) -> Callable[[Any, Step, Any], Any]:
+    def apply(x: Any, step: Step, m: Any) -> Any:
+        import jax
+
+        return getattr(jax.nn, name)(x, **options)
+
+    return apply
+
+
+_STEPS: dict[str, Callable[[Any, Step, Any], Any]] = {
+    "scale": lambda x, step, m: x * step.value,
+    "offset": lambda x, step, m: x + step.value,
+    "multiply": lambda x, step, m: x * m,
+    "add": lambda x, step, m: x + m,
+    "relu": _nn("relu"),
+    "tanh": _nn("tanh"),
+    "sigmoid": _nn("sigmoid"),
+    "silu": _nn("silu"),
+    "gelu": _nn("gelu", approximate=False),
+    "gelu_tanh": _nn("gelu", approximate=True),
+    "round": lambda x, step, m: x.astype(step.dtype).astype(x.dtype),
+}
