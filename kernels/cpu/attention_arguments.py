@@ -14,13 +14,13 @@ import numpy as np
 from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.dialects.implementation import Refusal, TensorSpec
 from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.kernels.cpu.floats import FLOATS, refuse_other_types
 
 if TYPE_CHECKING:
     import jax
 
     from zenith_mlir.kernels.cpu import attention as kernel
 
-_FLOATS = ("float32", "bfloat16", "float16")
 _MAX_PARALLEL_AXES = 8
 
 
@@ -28,9 +28,9 @@ def refuse(spec: AttentionSpec, floats: Iterable[TensorSpec], min_seq: int | Non
     """Why neither kernel takes an attention in which `floats` have to be of a float type: limits first (types, axes),
     then worth (escaping probabilities, short sequences).
     """
-    for tensor in floats:
-        if tensor.dtype.name not in _FLOATS:
-            return Refusal(f"the CPU kernel takes {', '.join(_FLOATS)}, not {tensor.dtype.name}")
+    refusal = refuse_other_types(floats)
+    if refusal is not None:
+        return refusal
     if len(spec.contracted) != 1:
         return Refusal("queries and keys are contracted over several axes", "reshape them into one")
     if len(spec.parallel) > _MAX_PARALLEL_AXES:
@@ -73,7 +73,7 @@ def arguments(spec: AttentionSpec) -> dict[str, Any]:
 
 # The kernels multiply, add and select; what a step divides by, subtracts or inverts is turned around before the call.
 _TURNS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "": lambda m: m if m.dtype == np.bool_ or m.dtype.name in _FLOATS else m.astype(np.float32),
+    "": lambda m: m if m.dtype == np.bool_ or m.dtype.name in FLOATS else m.astype(np.float32),
     "not": lambda m: ~m,
     "minus": lambda m: -m.astype(np.float32),
     "reciprocal": lambda m: 1 / m.astype(np.float32),

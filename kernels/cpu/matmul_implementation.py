@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.matmul import MatmulSpec, Step
+from zenith_mlir.kernels.cpu.floats import refuse_other_types
 
 if TYPE_CHECKING:
     import jax
 
     from zenith_mlir.kernels.cpu import matmul as kernel
 
-_FLOATS = ("float32", "bfloat16", "float16")
 _MAX_AXES = 8
 
 
 def refuse(request: Request) -> Refusal | None:
     """Limits (types, axes), and products of float32, where XLA's own are as fast."""
     spec: MatmulSpec = request.spec
-    for tensor in (*request.operands, *request.results):
-        if tensor.dtype.name not in _FLOATS:
-            return Refusal(f"the CPU kernel takes {', '.join(_FLOATS)}, not {tensor.dtype.name}")
+    refusal = refuse_other_types((*request.operands, *request.results))
+    if refusal is not None:
+        return refusal
     for axes in (spec.parallel, spec.rows, spec.columns, spec.contracted):
         if len(axes) > _MAX_AXES:
             return Refusal(f"the CPU kernel takes indices of up to {_MAX_AXES} axes, not {len(axes)}")

@@ -1,0 +1,29 @@
+"""fuse-matmul: raise-matmul and lower-kernels in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from zenith_mlir.context import PassContext
+from zenith_mlir.module import Module
+from zenith_mlir.passes.inline_calls import InlineCalls
+from zenith_mlir.passes.lower_kernels import LowerKernels
+from zenith_mlir.passes.raise_matmul import RaiseMatmul
+from zenith_mlir.passes.simplify import Simplify
+from zenith_mlir.registry import Pass, option, register
+
+
+@register("fuse-matmul")
+@dataclass(frozen=True)
+class FuseMatmul(Pass):
+    """Replace products of 16-bit floats, with their bias, activation and residual, by one kernel call each.
+
+    Brings the module into canonical form (inline-calls, simplify), raises every such product and lowers it to the
+    target's kernel. Remarks carry the names of the passes that did the work.
+    """
+
+    cost_model: bool = option(True, "leave what a kernel would make slower to XLA")
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        for stage in (InlineCalls(), Simplify(), RaiseMatmul(), LowerKernels(cost_model=self.cost_model)):
+            stage.run(module, replace(ctx, pass_name=stage.name))
