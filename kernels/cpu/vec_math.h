@@ -37,11 +37,14 @@ inline Vec Exp(Vec x) {
 }
 
 // e^x for x <= 0 or NaN, as exact as Exp; below -87.33, where e^x is subnormal, 0. NaN gives NaN, -inf gives 0.
+//
+// Nothing is clamped, and 127 more in the number that rounds leaves the exponent of 2^n in the lowest bits: six operations
+// fewer than Exp.
 inline Vec ExpNonPositive(Vec x) {
-  const Vec lowest = Broadcast(-87.33654f);  // ln(FLT_MIN)
-  Vec n;
-  const Vec r = ReduceByLn2(MaxOrSecond(lowest, x), &n);
-  return Select(Less(x, lowest), Broadcast(0.0f), ExpReduced(r) * Pow2(n));
+  const Vec round = Broadcast(12582912.0f + 127.0f);
+  const Vec biased = Fma(x, Broadcast(1.44269504088896341f), round), n = biased - round;
+  const Vec r = Fma(n, Broadcast(2.12194440e-4f), Fma(n, Broadcast(-0.693359375f), x));
+  return ZeroWhere(Less(x, Broadcast(-87.33654f)), ExpReduced(r) * ExponentFromLowBits(biased));
 }
 
 // The natural logarithm. Error at most 1.02 ulp, of subnormal x too. 0 and -0 give -inf, x < 0 and NaN give NaN.

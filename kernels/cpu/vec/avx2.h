@@ -20,6 +20,11 @@ inline __m256i FirstLanes(int64_t n) {
 }
 inline Vec LoadFirst(const float* p, int64_t n) { return _mm256_maskload_ps(p, FirstLanes(n)); }
 inline void StoreFirst(float* p, int64_t n, Vec x) { _mm256_maskstore_ps(p, FirstLanes(n), x); }
+inline void StoreHalves(float* first, float* second, Vec x) {
+  _mm_storeu_ps(first, _mm256_castps256_ps128(x));
+  _mm_storeu_ps(second, _mm256_extractf128_ps(x, 1));
+}
+inline void StoreFirstHalf(float* p, Vec x) { _mm_storeu_ps(p, _mm256_castps256_ps128(x)); }
 inline Vec Broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vec Iota() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
@@ -57,6 +62,8 @@ inline Vec Significand(Vec x, Vec* e) {
   *e = _mm256_cvtepi32_ps(exponent);
   return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(exponent, 23)));
 }
+inline Vec ZeroWhere(Mask m, Vec x) { return _mm256_andnot_ps(m, x); }
+inline Vec ExponentFromLowBits(Vec x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23)); }
 
 inline Vec LoadBf16(const uint16_t* p) {
   __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -117,7 +124,7 @@ inline void Deinterleave(Vec first, Vec second, Vec* a, Vec* b) {
   *b = _mm256_shuffle_ps(low, high, 0xdd);
 }
 
-inline void Transpose(Vec r[kWidth]) {
+inline __attribute__((always_inline)) void Transpose(Vec r[kWidth]) {
   Vec t[8];
   for (int i = 0; i < 8; i += 2) {
     t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);

@@ -19,6 +19,12 @@ inline void Store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
 inline Mask FirstLanes(int64_t n) { return static_cast<Mask>(0xffffu >> (kWidth - n)); }
 inline Vec LoadFirst(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstLanes(n), p); }
 inline void StoreFirst(float* p, int64_t n, Vec x) { _mm512_mask_storeu_ps(p, FirstLanes(n), x); }
+// The first and the second half of the lanes.
+inline void StoreHalves(float* first, float* second, Vec x) {
+  _mm256_storeu_ps(first, _mm512_castps512_ps256(x));
+  _mm256_storeu_ps(second, _mm512_extractf32x8_ps(x, 1));
+}
+inline void StoreFirstHalf(float* p, Vec x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
 inline Vec Broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vec Iota() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -52,6 +58,9 @@ inline Vec Significand(Vec x, Vec* e) {
   *e = _mm512_mask_add_ps(floor_log2, Less(m, Broadcast(1.0f)), floor_log2, Broadcast(1.0f));
   return m;
 }
+inline Vec ZeroWhere(Mask m, Vec x) { return _mm512_maskz_mov_ps(_mm512_knot(m), x); }
+// 2^(b - 127) where b is what the lowest eight bits of x say.
+inline Vec ExponentFromLowBits(Vec x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23)); }
 
 inline Vec WidenBf16(__m256i half) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
@@ -107,7 +116,7 @@ inline void Deinterleave(Vec first, Vec second, Vec* a, Vec* b) {
   *b = _mm512_permutex2var_ps(first, odd, second);
 }
 
-inline void Transpose(Vec r[kWidth]) {
+inline __attribute__((always_inline)) void Transpose(Vec r[kWidth]) {
   Vec t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);

@@ -23,6 +23,11 @@ inline Vec LoadFirst(const float* p, int64_t n) {
   return x;
 }
 inline void StoreFirst(float* p, int64_t n, Vec x) { __builtin_memcpy(p, &x, n * sizeof *p); }
+inline void StoreFirstHalf(float* p, Vec x) { __builtin_memcpy(p, &x, sizeof x / 2); }
+inline void StoreHalves(float* first, float* second, Vec x) {
+  __builtin_memcpy(first, &x, sizeof x / 2);
+  __builtin_memcpy(second, reinterpret_cast<const char*>(&x) + sizeof x / 2, sizeof x / 2);
+}
 inline Vec Broadcast(float x) { return Vec{x, x, x, x}; }
 inline Vec Iota() { return Vec{0, 1, 2, 3}; }
 inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
@@ -57,6 +62,8 @@ inline Vec Significand(Vec x, Vec* e) {
   *e = __builtin_convertvector(exponent, Vec);
   return (Vec)((Mask)x - (exponent << 23));
 }
+inline Vec ZeroWhere(Mask m, Vec x) { return (Vec)(~m & (Mask)x); }
+inline Vec ExponentFromLowBits(Vec x) { return (Vec)((Mask)x << 23); }
 
 inline float FromBits(uint32_t bits) {
   float x;
