@@ -16,7 +16,7 @@ namespace zenith {
 namespace {
 
 ffi::Error RunKernel(ffi::ThreadPool pool, const AttentionProblem& problem) {
-  const AttentionKernel& kernel = ZENITH_KERNEL(AttentionKernel, kAttention);
+  const AttentionKernel& kernel = ZENITH_KERNEL_BF16(AttentionKernel, kAttention);
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   const AttentionPlan plan = kernel.plan(problem, threads);
   return ParallelForWithScratch(pool, threads, plan.items, plan.scratch_floats, [&](int64_t item, float* scratch) {

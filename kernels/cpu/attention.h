@@ -88,6 +88,6 @@ struct AttentionKernel {
   void (*run)(const AttentionProblem&, const AttentionPlan&, int64_t item, float* scratch);
 };
 
-ZENITH_DECLARE_KERNEL(AttentionKernel, kAttention)
+ZENITH_DECLARE_KERNEL_BF16(AttentionKernel, kAttention)
 
 }  // namespace zenith

@@ -47,34 +47,37 @@ inline ParallelIndex IndexOf(const AttentionProblem& problem, int64_t position) 
   return index;
 }
 
-// float32 the register tiles can read in place.
-struct Floats {
-  const float* data;
-  int64_t row, col;
-};
+// Where K or V is read where it lies, and where a block of it is copied first, once for all panels of queries.
+constexpr int kPanelsPerCopy = 4;  // from here on a copy in the order in which it is read pays
 
-// The keys s0 .. s0 + keys of K or V as float32: in place where that is as fast, else copied to `copy`, once for all
-// panels of queries. `held` is the first key of the block that the copy holds, -1 at first.
-inline Floats KeyBlock(const Operand& operand, int64_t offset, int64_t s0, int64_t keys, int64_t cols, bool one_panel,
-                       float* copy, int64_t* held) {
-  const Matrix view = ViewAt(operand, offset + s0 * operand.row);
+inline bool InPlace(const Operand& operand, int64_t cols, int panels) {
   const bool compact = operand.col == 1 && operand.row == cols;
-  if (operand.dtype == Dtype::kF32 && (compact || one_panel)) {
-    return {static_cast<const float*>(view.data), view.row, view.col};
-  }
-  if (*held != s0) CopyRows(view, keys, cols, copy);
+  return operand.dtype == Dtype::kF32 && (panels == 1 || (compact && panels < kPanelsPerCopy));
+}
+
+// The keys s0 .. s0 + keys of an operand, as a matrix [keys, cols] or, `turned`, [cols, keys]: in place or copied to
+// `copy`. `held` is the first key of the block that the copy holds, -1 at first.
+inline Lhs KeyBlock(const Operand& operand, int64_t offset, int64_t s0, int64_t keys, int64_t cols, bool turned,
+                    int panels, float* copy, int64_t* held) {
+  Matrix view = ViewAt(operand, offset + s0 * operand.row);
+  if (turned) view = {view.data, view.dtype, view.col, view.row};
+  if (InPlace(operand, cols, panels)) return Strided(static_cast<const float*>(view.data), view.row, view.col);
+  const int64_t rows = turned ? cols : keys, depth = turned ? keys : cols;
+  if (*held != s0) PackTiles(view, rows, depth, copy);
   *held = s0;
-  return {copy, cols, 1};
+  return {copy, 1, kRowsPerTile, kRowsPerTile * depth};
 }
 
 // x[keys, lanes] = scale * A(keys, depth) B[depth, lanes].
 template <int NV>
-inline void Product(const Floats& a, const float* b, int64_t keys, int64_t depth, float scale, float* x) {
+inline void Product(const Lhs& a, const float* b, int64_t keys, int64_t depth, float scale, float* x) {
   const Vec factor = Broadcast(scale);
   int64_t d = 0;
   do {
-    Matmul<NV>(a.data + d * a.col, a.row, a.col, b + d * NV * kWidth, keys, Min(kDepthPerSum, depth - d), x,
-               [&](float* to, int, Vec sum) { Store(to, Fma(sum, factor, d == 0 ? Broadcast(0.0f) : Load(to))); });
+    const Lhs part{a.data + d * a.col, a.row, a.col, a.tile};
+    Matmul<NV>(part, b + d * NV * kWidth, keys, Min(kDepthPerSum, depth - d), x, [&](float* to, int, Vec sum) {
+      Store(to, d == 0 ? sum * factor : Fma(sum, factor, Load(to)));
+    });
   } while ((d += kDepthPerSum) < depth);  // once for depth 0: the sums are 0
 }
 
@@ -111,6 +114,27 @@ inline bool OutsideBand(const AttentionProblem& problem, const Fills& fills, int
     if (step.op == Opcode::kBand && Cover(step.lo, step.hi, s0, keys, t0, queries).none) return true;
   }
   return false;
+}
+
+// The keys of s0 .. s0 + keys that a query may look at, as far as bands say: the others end as fills. In steps that
+// all kinds of tiles can take; empty where begin == end.
+struct KeyRange {
+  int64_t begin, end;  // relative to s0
+};
+inline KeyRange InsideBands(const AttentionProblem& problem, const Fills& fills, int64_t s0, int64_t keys, int64_t t0,
+                            int64_t queries) {
+  int64_t begin = 0, end = keys;
+  for (int i = fills.first; i < problem.n_logit_steps; ++i) {
+    const Step& step = problem.steps[i];
+    if (step.op != Opcode::kBand) continue;
+    const int64_t first = t0 + step.lo - s0, last = t0 + queries - 1 + step.hi - s0;
+    if (first > begin) begin = first;
+    end = Min(end, last + 1);
+    if (step.hi < step.lo) end = begin;
+  }
+  if (begin >= end) return {0, 0};
+  constexpr int64_t kStep = kHasTiles ? 32 : kWidth;
+  return {begin / kStep * kStep, Min(CeilDiv(end, kStep) * kStep, keys)};
 }
 
 // Whether exp(fill - max) is 0 in float32 for each query.

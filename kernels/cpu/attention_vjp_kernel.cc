@@ -64,7 +64,7 @@ void AddProduct(const LogitTile& tile, const float* x, const float* b, int64_t b
                 float* sums) {
   ForEachTile(cols, [&](auto vecs, int64_t first) {
     constexpr int kVecs = decltype(vecs)::value;
-    Matmul<kVecs>(x, tile.lanes, 1, b + first * tile.queries, tile.keys, tile.queries,
+    Matmul<kVecs>(Strided(x, tile.lanes, 1), b + first * tile.queries, tile.keys, tile.queries,
                   sums + first * all_rows + begin * kVecs * kWidth,
                   [](float* to, int, Vec sum) { Store(to, Load(to) + sum); });
   });
@@ -260,6 +260,7 @@ class Item {
     modifier_ = Take(kTileFloats);
     kept_after_ = Take(KeptTiles(problem, attention_.n_logit_steps, attention_.n_steps) * kTileFloats);
     k_block_ = Take(kKeysPerBlock * attention_.D);
+    k_turned_ = Take(kKeysPerBlock * Padded(attention_.D));
     v_block_ = Take(kKeysPerBlock * attention_.E);
     dk_ = Take(sum_rows_ * Padded(attention_.D));
     dv_ = Take(sum_rows_ * Padded(attention_.E));
@@ -268,7 +269,7 @@ class Item {
   static int64_t ScratchFloats(const AttentionVjpProblem& problem, int64_t parts) {
     const AttentionProblem& attention = problem.attention;
     return (2 + KeptTiles(problem, attention.n_logit_steps, attention.n_steps)) * kTileFloats +
-           kKeysPerBlock * (attention.D + attention.E) +
+           kKeysPerBlock * (attention.D + Padded(attention.D) + attention.E) +
            KeyBlocks(attention) * kKeysPerBlock * (Padded(attention.D) + Padded(attention.E)) +
            PanelsAtOnce(problem, parts) * PanelFloats(problem);
   }
@@ -300,7 +301,7 @@ class Item {
       position_ += index_.at[i] * stride;
       stride *= attention_.dims[i];
     }
-    k_held_ = v_held_ = -1;
+    k_held_ = k_turned_held_ = v_held_ = -1;
     keys_finite_ = Known::kNotYet;
   }
 
@@ -451,7 +452,7 @@ class Item {
   template <int NV>
   void Sweep(Panel& panel, const Block& at) {
     const LogitTile& tile = at.tile;
-    const Floats k = KeysOf(attention_.k, tile, attention_.D, k_block_, &k_held_);
+    const Lhs k = KeysOf(attention_.k, tile, attention_.D, false, k_block_, &k_held_);
     next_kept_ = at.kept;
     Product<NV>(k, panel.q, tile.keys, attention_.D, LeadingScale(attention_), tile.x);
     for (int i = FirstStep(); i < attention_.n_logit_steps; ++i) Forward(tile, i);
@@ -466,7 +467,7 @@ class Item {
     if (wanted_.v) AddProduct(values, values.x, panel.cotangent_rows, tile.s0, sum_rows_, attention_.E, dv_);
     if (!wanted_.logits) return;
 
-    const Floats v = KeysOf(attention_.v, tile, attention_.E, v_block_, &v_held_);
+    const Lhs v = KeysOf(attention_.v, tile, attention_.E, false, v_block_, &v_held_);
     Product<NV>(v, panel.cotangent, tile.keys, attention_.E, 1.0f, at.dp);
     LogitTile gradient = tile;
     gradient.x = at.dp;
@@ -483,8 +484,8 @@ class Item {
     ThroughSoftmax<NV>(panel, at.tile, at.dp);
     for (int i = attention_.n_logit_steps - 1; i >= FirstStep(); --i) Backward(gradient, i);
     if (wanted_.q) {
-      const Floats k = KeysOf(attention_.k, gradient, attention_.D, k_block_, &k_held_);
-      Matmul<NV>(k.data, k.col, k.row, at.dp, attention_.D, gradient.keys, panel.dq,
+      const Lhs k = KeysOf(attention_.k, gradient, attention_.D, true, k_turned_, &k_turned_held_);
+      Matmul<NV>(k, at.dp, attention_.D, gradient.keys, panel.dq,
                  [](float* to, int, Vec sum) { Store(to, Load(to) + sum); });
     }
     if (wanted_.k) AddProduct(gradient, at.dp, panel.q_rows, gradient.s0, sum_rows_, attention_.D, dk_);
@@ -493,9 +494,9 @@ class Item {
   // The scale that steps begin with is part of the products with Q and K.
   int FirstStep() const { return BeginsWithScale(attention_) ? 1 : 0; }
 
-  Floats KeysOf(const Operand& operand, const LogitTile& tile, int64_t cols, float* copy, int64_t* held) {
+  Lhs KeysOf(const Operand& operand, const LogitTile& tile, int64_t cols, bool turned, float* copy, int64_t* held) {
     const int64_t offset = operand.Offset(index_, attention_.n_parallel);
-    return KeyBlock(operand, offset, tile.s0, tile.keys, cols, n_panels_ == 1, copy, held);
+    return KeyBlock(operand, offset, tile.s0, tile.keys, cols, turned, n_panels_, copy, held);
   }
 
   // Runs step i on the logits or probabilities and keeps what its backward needs.
@@ -702,11 +703,12 @@ class Item {
   float* modifier_;
   float* kept_after_;   // the tiles that the steps after the normaliser keep
   float* next_kept_ = nullptr;
-  float* k_block_;
-  float* v_block_;
+  float* k_block_;   // [keys, D]
+  float* k_turned_;  // [D, keys]
+  float* v_block_;   // [keys, E]
   float* dk_;                          // [sum_rows, D], packed
   float* dv_;                          // [sum_rows, E], packed
-  int64_t k_held_ = -1, v_held_ = -1;  // first key of the copied block
+  int64_t k_held_ = -1, k_turned_held_ = -1, v_held_ = -1;  // first key of the copied block
 };
 
 // Splits the queries only where the threads would otherwise stand idle, and as far as the copies leave memory.

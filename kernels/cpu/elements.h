@@ -129,6 +129,43 @@ inline void CopyTransposed(const Matrix& src, int64_t rows, int64_t cols, float*
   });
 }
 
+// dst = src as the left-hand side of a product (Lhs in matmul.h), the rows of a register tile side by side: element
+// (r, c) is at dst[(r / kRowsPerTile * cols + c) * kRowsPerTile + r % kRowsPerTile]. The rows that the last tile lacks
+// are 0.
+inline void PackTiles(const Matrix& src, int64_t rows, int64_t cols, float* dst) {
+  WithElement(src.dtype, [&](auto element) {
+    using Element = decltype(element);
+    auto* from = static_cast<const typename Element::Storage*>(src.data);
+    for (int64_t r = 0; r < rows; r += kWidth) {
+      const int64_t live = Min(kWidth, rows - r);
+      float* const to = dst + r * cols;
+      const bool both = live > kRowsPerTile;  // the second of two tiles may lie beyond the end
+      auto store = [&](int64_t c, Vec x) {
+        float* const first = to + c * kRowsPerTile;
+        if constexpr (kWidth == kRowsPerTile) Store(first, x);
+        else if (both) StoreHalves(first, first + kRowsPerTile * cols, x);
+        else StoreFirstHalf(first, x);
+      };
+      if (src.row == 1) {
+        for (int64_t c = 0; c < cols; ++c) store(c, LoadSome<Element>(from + r + c * src.col, 1, live));
+        continue;
+      }
+      for (int64_t c = 0; c < cols; c += kWidth) {
+        const int64_t count = Min(kWidth, cols - c);
+        Vec block[kWidth];
+        LoadBlock<Element>(from + r * src.row + c * src.col, src.row, src.col, live, count, block);
+        Transpose(block);
+        if (count == kWidth) {
+#pragma GCC unroll 16
+          for (int i = 0; i < kWidth; ++i) store(c + i, block[i]);
+        } else {
+          for (int i = 0; i < count; ++i) store(c + i, block[i]);
+        }
+      }
+    }
+  });
+}
+
 // dst(r, c) = src[c, r] * scale[r] for r < rows, rounded to the element type of dst.
 inline void StoreTransposed(const float* src, int64_t lanes, const float* scale, int64_t rows, int64_t cols,
                             const MutableMatrix& dst) {

@@ -37,11 +37,12 @@ def attention(
     steps: Sequence[Step] = (),
     out_shape: Sequence[int],
     dtype: npt.DTypeLike = np.float64,
+    probabilities: npt.DTypeLike | None = None,
 ) -> Array:
     """The plain formula: takes what `zenith_mlir.kernels.cpu.attention.attention_call` takes, but computes in `dtype`.
 
-    With dtype float32 it is the naive program the kernel competes with. With S = 0 the sum over keys is empty and the
-    result 0.
+    With dtype float32 it is the naive program the kernel competes with. Programs in bfloat16 round the probabilities
+    before they meet the values, to `probabilities`. With S = 0 the sum over keys is empty and the result 0.
     """
     t, s, d, e = sizes
     q, k, v = (
@@ -59,6 +60,8 @@ def attention(
         x = (x / x.sum(axis=-1, keepdims=True))[..., :s]
         for step in (step for step in steps if step.op in (Opcode.POST_MUL, Opcode.POST_SELECT)):
             x = _run(x, step, masks)
+        if probabilities is not None:
+            x = x.astype(probabilities).astype(dtype)
         result = x @ v
     out = np.zeros(tuple(out_shape), dtype)
     bytes_ = [stride * out.itemsize for stride in out_strides]

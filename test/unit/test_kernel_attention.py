@@ -1,7 +1,8 @@
 """The CPU attention kernel against the plain formula in float64.
 
 The kernel may be at most twice as far from float64 as the plain formula in float32 is, plus a few units in the last
-place, and has NaN and infinities exactly where that has them.
+place, and has NaN and infinities exactly where that has them. Where it multiplies tiles of bfloat16, the plain formula
+rounds its probabilities too, as a program in bfloat16 does.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.once
 SCALE = Step(Opcode.SCALE, 0.125)
 BIG = -1e30
 SMALLEST = float(jnp.finfo(jnp.float32).min)
+NO_LIMIT = 2**62
 
 
 def strides(axes: str, extents: Mapping[str, int], wanted: str) -> list[int]:
@@ -84,12 +86,17 @@ class Problem:
         arguments = {**self.arguments(), "out_dtype": self.dtypes[3], **changed}
         return np.asarray(jax.jit(lambda qkv, m: attention_call(*qkv, m, **arguments))(self.arrays, self.masks))
 
-    def reference(self, dtype: Any) -> np.ndarray:
-        return reference.attention(*self.arrays, self.masks, **self.arguments(), dtype=dtype)
+    def reference(self, dtype: Any, probabilities: Any = None) -> np.ndarray:
+        arguments = self.arguments() | {"dtype": dtype, "probabilities": probabilities}
+        return reference.attention(*self.arrays, self.masks, **arguments)
+
+    def in_tiles(self) -> bool:
+        return set(self.dtypes) == {"bfloat16"} and cpu.instruction_set() == "amx"
 
     def check(self) -> np.ndarray:
         """Run the kernel and judge it; returns its result."""
-        got, exact, naive = self.run(), self.reference(np.float64), self.reference(np.float32)
+        got, exact = self.run(), self.reference(np.float64)
+        naive = self.reference(np.float32, jnp.bfloat16 if self.in_tiles() else None)
         assert got.dtype == jnp.dtype(self.dtypes[3])
         got = result = got.astype(np.float64)
         np.testing.assert_array_equal(np.isnan(got), np.isnan(naive))
@@ -193,6 +200,41 @@ def test_depths(D: int, E: int, dtype: str) -> None:
     Problem(T=35, S=131, D=D, E=E, dtypes=(dtype,) * 4).check()
 
 
+BF16 = ("bfloat16",) * 4
+
+
+@pytest.mark.parametrize("lo", [None, -NO_LIMIT, -70])
+@pytest.mark.parametrize(
+    ("T", "S", "D", "E"), [(1, 1, 1, 1), (17, 33, 32, 32), (48, 128, 64, 64), (49, 161, 72, 40), (420, 300, 128, 96)]
+)
+def test_bfloat16(T: int, S: int, D: int, E: int, lo: int | None) -> None:
+    band = [] if lo is None else [Step(Opcode.BAND, BIG, lo=lo, hi=0)]
+    Problem(T=T, S=S, D=D, E=E, dtypes=BF16, steps=(Step(Opcode.SCALE, D**-0.5), *band)).check()
+
+
+def test_bfloat16_with_steps_after_the_normaliser() -> None:
+    steps = (SCALE, Step(Opcode.POST_SELECT, 0.3, 0), Step(Opcode.POST_MUL, modifier=1))
+    Problem(dtypes=BF16, modifiers=(("ts", "bool"), ("hs", "bfloat16")), steps=steps).check()
+
+
+@pytest.mark.parametrize("scale", [-0.125, 3.0, np.inf])
+def test_bfloat16_scales(scale: float) -> None:
+    """Also one that makes logits infinite, which a scale that waits for the exponential would not."""
+    problem = Problem(dtypes=BF16, steps=(Step(Opcode.SCALE, scale),))
+    problem.arrays[0] = (problem.arrays[0].astype(np.float32) * 5e36).astype(jnp.bfloat16)
+    problem.check()
+
+
+@pytest.mark.parametrize("operand", [0, 1, 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_bfloat16_that_is_not_finite(operand: int, causal: bool) -> None:
+    steps = (SCALE, *([Step(Opcode.BAND, BIG, hi=0)] if causal else []))
+    problem = Problem(T=200, S=200, D=40, E=40, dtypes=BF16, steps=steps)
+    problem.arrays[operand][1, 70, 2, 5] = np.nan
+    problem.arrays[operand][0, 150, 0, 1] = np.inf
+    problem.check()
+
+
 def test_many_queries_per_item() -> None:
     Problem(T=900, S=300, D=16, E=16, parallel={"h": 2}, q="htd", k="hsd", v="hse", out="hte").check()
 
@@ -275,9 +317,6 @@ def test_any_layout_and_program(problem: Problem) -> None:
 
 
 # Masks and special values
-
-
-NO_LIMIT = 2**62
 
 
 @pytest.mark.parametrize("fill", [-1e4, BIG, SMALLEST, 0.0, 3.0, -np.inf, np.nan, np.inf])
@@ -416,10 +455,15 @@ def test_concurrent_calls() -> None:
         np.testing.assert_array_equal(results[i], expected)
 
 
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16", "amx")
+
+
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
 def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
     """On one thread: this process has one a core."""
+    if INSTRUCTION_SETS.index(isa) >= INSTRUCTION_SETS.index(cpu.instruction_set()):
+        pytest.skip(f"{isa} is not narrower than what this process uses")
     code = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import pytest;"
         "from zenith_mlir.kernels import cpu; print('on', cpu.instruction_set());"
@@ -433,8 +477,7 @@ def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
         cwd=Path(__file__).parents[2],
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    widest = cpu.instruction_set()
-    assert run.stdout.startswith(f"on {widest if widest == 'portable' else isa}\n")
+    assert run.stdout.startswith(f"on {isa}\n")
 
 
 # Refusals

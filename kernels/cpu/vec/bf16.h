@@ -32,6 +32,22 @@ inline void StorePairs(uint16_t* p, Pairs x) { _mm512_storeu_si512(p, x); }
 inline Vec FmaPairs(Pairs a, Pairs b, Vec acc) {
   return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
 }
+// Each lane of both, rounded to bfloat16 (subnormals to 0), side by side.
+inline Pairs PairUp(Vec first, Vec second) {
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, halves);
+}
+// Sixteen elements of each of two rows, side by side.
+inline Pairs PairRows(const uint16_t* first, const uint16_t* second) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+inline void StorePairs(uint16_t* p, Pairs x) { _mm512_storeu_si512(p, x); }
+inline Vec AsVec(Pairs x) { return _mm512_castsi512_ps(x); }
+inline Pairs AsPairs(Vec x) { return _mm512_castps_si512(x); }
 #else
 constexpr bool kHasPairs = false;
 #endif
@@ -78,6 +94,46 @@ inline double MultiplyTiles(int64_t rounds) {
     _tile_dpbf16ps(3, 5, 7);
   }
   return 4.0 * 2 * kTileRows * 16 * 2 * kTilePairs * static_cast<double>(rounds);
+}
+
+// C[R * 16, NV * 16] = or += A[R * 16, 2 pairs] B[pairs, NV * 16], both in pairs and `pairs` a multiple of 16, R and NV 1
+// or 2: the tiles 0 to 3 hold the sums, 4 and 5 A, 6 and 7 B. `row` is the distance between rows of A in elements.
+//
+// A tile register is named by a literal.
+template <int R, int NV>
+inline void TileProduct(const uint16_t* a, int64_t row, const uint16_t* b, int64_t pairs, float* c, bool adds) {
+  constexpr int64_t kLanes = NV * 16, kRowBytes = kLanes * 4;
+  float* const low = c + 16 * kLanes;
+  asm volatile("" ::: "memory");  // the compiler does not know what a tile load reads
+  if (adds) {
+    _tile_loadd(0, c, kRowBytes);
+    if constexpr (NV > 1) _tile_loadd(1, c + 16, kRowBytes);
+    if constexpr (R > 1) _tile_loadd(2, low, kRowBytes);
+    if constexpr (R > 1 && NV > 1) _tile_loadd(3, low + 16, kRowBytes);
+  } else {
+    _tile_zero(0);
+    if constexpr (NV > 1) _tile_zero(1);
+    if constexpr (R > 1) _tile_zero(2);
+    if constexpr (R > 1 && NV > 1) _tile_zero(3);
+  }
+  for (int64_t p = 0; p < pairs; p += kTilePairs, a += 2 * kTilePairs, b += 2 * kTilePairs * kLanes) {
+    _tile_loadd(6, b, kRowBytes);
+    _tile_loadd(4, a, row * 2);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (NV > 1) {
+      _tile_loadd(7, b + 32, kRowBytes);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (R > 1) {
+      _tile_loadd(5, a + 16 * row, row * 2);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if constexpr (R > 1 && NV > 1) _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, c, kRowBytes);
+  if constexpr (NV > 1) _tile_stored(1, c + 16, kRowBytes);
+  if constexpr (R > 1) _tile_stored(2, low, kRowBytes);
+  if constexpr (R > 1 && NV > 1) _tile_stored(3, low + 16, kRowBytes);
 }
 #else
 constexpr bool kHasTiles = false;
