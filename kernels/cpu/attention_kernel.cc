@@ -456,9 +456,10 @@ AttentionPlan Plan(const AttentionProblem& problem, int64_t threads) {
   const int64_t panel_bytes = Item::PanelFloats(problem) * static_cast<int64_t>(sizeof(float));
   int64_t panels = kPanelBytesInCache / panel_bytes;
   panels = panels < 1 ? 1 : Min(panels, kMaxPanels);
-  const int64_t lanes = PanelLanes(problem);
-  panels = Min(panels, CeilDiv(problem.T, lanes));
+  const int64_t lanes = PanelLanes(problem), all = CeilDiv(problem.T, lanes);
+  panels = Min(panels, all);
   while (panels > 1 && CeilDiv(problem.T, panels * lanes) * problem.count < 4 * threads && threads > 1) --panels;
+  panels = CeilDiv(all, CeilDiv(all, panels));  // items of about the same size
   const int64_t queries = panels * lanes, tiles = CeilDiv(problem.T, queries);
   return {queries, tiles, tiles * problem.count, Item::ScratchFloats(problem, panels)};
 }
