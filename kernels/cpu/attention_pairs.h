@@ -28,9 +28,9 @@ inline void PairProduct(const uint16_t* a, int64_t row, const uint16_t* b, int64
                         bool adds) {
   int64_t m = 0;
   for (; m + 2 * kPairRows <= rows; m += 2 * kPairRows) {
-    TileProduct<2, NV>(a + m * row, row, b, depth / 2, c + m * NV * kWidth, adds);
+    TileUpdate<2, NV>(a + m * row, row, b, depth / 2, c + m * NV * kWidth, adds);
   }
-  if (m < rows) TileProduct<1, NV>(a + m * row, row, b, depth / 2, c + m * NV * kWidth, adds);
+  if (m < rows) TileUpdate<1, NV>(a + m * row, row, b, depth / 2, c + m * NV * kWidth, adds);
 }
 
 // dst[padded_rows, padded_cols] = src, padded with zeros.
@@ -75,7 +75,7 @@ inline void PackValues(const Matrix& src, int64_t keys, int64_t cols, int64_t st
       }
       Vec block[kWidth];
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) block[i] = AsVec(PairRows(from + 2 * i * row, from + (2 * i + 1) * row));
+      for (int i = 0; i < kWidth; ++i) block[i] = AsVec(ZipPairs(from + 2 * i * row, from + (2 * i + 1) * row));
       Transpose(block);
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth; ++i) StorePairs(dst + (e + i) * stride + s, AsPairs(block[i]));

@@ -63,7 +63,7 @@ struct FloatPath {
   static void Product(const float* a, int64_t a_row, int64_t rows, const float* b, int64_t cols, int64_t depth,
                       bool add, float* c) {
     WithVecs(Width(cols), [&](auto lanes) {
-      Matmul<decltype(lanes)::value>(a, a_row, 1, b, rows, depth, c,
+      Matmul<decltype(lanes)::value>(Strided(a, a_row, 1), b, rows, depth, c,
                                      [add](float* to, int, Vec sum) { Keep(to, sum, add); });
     });
   }

@@ -21,7 +21,7 @@ inline Pairs BroadcastPair(const uint16_t* p) {
   __builtin_memcpy(&pair, p, sizeof pair);
   return _mm512_set1_epi32(pair);
 }
-// Lane i pairs even[i] with odd[i].
+// Lane i pairs even[i] with odd[i]: sixteen elements of each of two rows, side by side.
 inline Pairs ZipPairs(const uint16_t* even, const uint16_t* odd) {
   const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
   const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)));
@@ -39,13 +39,6 @@ inline Pairs PairUp(Vec first, Vec second) {
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, halves);
 }
-// Sixteen elements of each of two rows, side by side.
-inline Pairs PairRows(const uint16_t* first, const uint16_t* second) {
-  const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
-  const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
-  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-inline void StorePairs(uint16_t* p, Pairs x) { _mm512_storeu_si512(p, x); }
 inline Vec AsVec(Pairs x) { return _mm512_castsi512_ps(x); }
 inline Pairs AsPairs(Vec x) { return _mm512_castps_si512(x); }
 #else
@@ -101,7 +94,7 @@ inline double MultiplyTiles(int64_t rounds) {
 //
 // A tile register is named by a literal.
 template <int R, int NV>
-inline void TileProduct(const uint16_t* a, int64_t row, const uint16_t* b, int64_t pairs, float* c, bool adds) {
+inline void TileUpdate(const uint16_t* a, int64_t row, const uint16_t* b, int64_t pairs, float* c, bool adds) {
   constexpr int64_t kLanes = NV * 16, kRowBytes = kLanes * 4;
   float* const low = c + 16 * kLanes;
   asm volatile("" ::: "memory");  // the compiler does not know what a tile load reads
