@@ -9,13 +9,6 @@ namespace {
 
 constexpr int64_t kPiece = 512;  // floats; five buffers of them fit in the cache with room to spare
 
-// f(i, n) for the vectors of a piece: n = kWidth lanes at i, the last may have fewer.
-template <class F>
-inline __attribute__((always_inline)) void ForVectors(int64_t count, F f) {
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) f(i, kWidth);
-  if (i < count) f(i, count - i);
-}
 template <class Element>
 inline Vec LoadLanes(const typename Element::Storage* p, int64_t n) {
   return n == kWidth ? Element::LoadVec(p) : Element::LoadFirst(p, n);
@@ -23,6 +16,45 @@ inline Vec LoadLanes(const typename Element::Storage* p, int64_t n) {
 template <class Element>
 inline void StoreLanes(typename Element::Storage* p, int64_t n, Vec x) {
   n == kWidth ? Element::StoreVec(p, x) : Element::StoreFirst(p, n, x);
+}
+
+// f(i, n) for the vectors of a piece: n = kWidth lanes at i, the last may have fewer.
+template <class F>
+inline __attribute__((always_inline)) void ForVectors(int64_t count, F f) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) f(i, kWidth);
+  if (i < count) f(i, count - i);
+}
+
+// f(x, y) gives the vectors y of the outputs for the vectors x of the inputs. Four at a time, all read before any is
+// written, so that the compiler can interleave their long chains of dependent operations.
+template <int kIn, int kOut, class F>
+inline __attribute__((always_inline)) void Map(int64_t count, const float* const (&in)[kIn], float* const (&out)[kOut],
+                                               F f) {
+  constexpr int kUnroll = 4;
+  int64_t i = 0;
+  for (; i + kUnroll * kWidth <= count; i += kUnroll * kWidth) {
+    Vec x[kUnroll][kIn], y[kUnroll][kOut];
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kIn; ++k) x[u][k] = Load(in[k] + i + u * kWidth);
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) f(x[u], y[u]);
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kOut; ++k) Store(out[k] + i + u * kWidth, y[u][k]);
+    }
+  }
+  for (; i < count; i += kWidth) {
+    const int64_t n = Min(kWidth, count - i);
+    Vec x[kIn], y[kOut];
+    for (int k = 0; k < kIn; ++k) x[k] = LoadLanes<F32>(in[k] + i, n);
+    f(x, y);
+    for (int k = 0; k < kOut; ++k) StoreLanes<F32>(out[k] + i, n, y[k]);
+  }
 }
 
 template <class Element>
@@ -58,7 +90,7 @@ inline const float* FetchBiased(const Rows& rows, const Rows& bias, int64_t r, i
 
 // A piece of a result: written where it belongs, or into a buffer and converted by Finish.
 struct Target {
-  float buffer[kPiece];
+  alignas(64) float buffer[kPiece];
   float* Begin(const MutableRows& rows, int64_t r, int64_t c) {
     return rows.dtype == Dtype::kF32 ? static_cast<float*>(rows.data) + r * rows.row + c : buffer;
   }
@@ -84,14 +116,12 @@ void Forward(const ActivationProblem& p, int64_t r0, int64_t r1, int64_t c0, int
   WithActivation(p.kind, [&](auto activation) {
     using Activation = decltype(activation);
     const Vec slope = Broadcast(p.slope);
-    float x_buffer[kPiece];
+    alignas(64) float x_buffer[kPiece];
     Target out;
     ForPieces(r0, r1, c0, c1, [&](int64_t r, int64_t c, int64_t count) {
       const float* x = FetchBiased(p.gate, p.gate_bias, r, c, count, x_buffer);
       float* y = out.Begin(p.out, r, c);
-      ForVectors(count, [&](int64_t i, int64_t n) {
-        StoreLanes<F32>(y + i, n, Activation::At(LoadLanes<F32>(x + i, n), slope).value);
-      });
+      Map(count, {x}, {y}, [&](const Vec* in, Vec* result) { result[0] = Activation::At(in[0], slope).value; });
       out.Finish(p.out, r, c, count);
     });
   });
@@ -101,16 +131,14 @@ void Gated(const ActivationProblem& p, int64_t r0, int64_t r1, int64_t c0, int64
   WithActivation(p.kind, [&](auto activation) {
     using Activation = decltype(activation);
     const Vec slope = Broadcast(p.slope);
-    float gate_buffer[kPiece], up_buffer[kPiece];
+    alignas(64) float gate_buffer[kPiece], up_buffer[kPiece];
     Target out;
     ForPieces(r0, r1, c0, c1, [&](int64_t r, int64_t c, int64_t count) {
       const float* gate = FetchBiased(p.gate, p.gate_bias, r, c, count, gate_buffer);
       const float* up = FetchBiased(p.up, p.up_bias, r, c, count, up_buffer);
       float* y = out.Begin(p.out, r, c);
-      ForVectors(count, [&](int64_t i, int64_t n) {
-        const Vec a = Activation::At(LoadLanes<F32>(gate + i, n), slope).value;
-        StoreLanes<F32>(y + i, n, a * LoadLanes<F32>(up + i, n));
-      });
+      Map(count, {gate, up}, {y},
+          [&](const Vec* in, Vec* result) { result[0] = Activation::At(in[0], slope).value * in[1]; });
       out.Finish(p.out, r, c, count);
     });
   });
@@ -120,16 +148,14 @@ void Vjp(const ActivationProblem& p, int64_t r0, int64_t r1, int64_t c0, int64_t
   WithActivation(p.kind, [&](auto activation) {
     using Activation = decltype(activation);
     const Vec slope = Broadcast(p.slope);
-    float x_buffer[kPiece], g_buffer[kPiece];
+    alignas(64) float x_buffer[kPiece], g_buffer[kPiece];
     Target d_x;
     ForPieces(r0, r1, c0, c1, [&](int64_t r, int64_t c, int64_t count) {
       const float* x = FetchBiased(p.gate, p.gate_bias, r, c, count, x_buffer);
       const float* g = Fetch(p.cotangent, r, c, count, g_buffer);
       float* dx = d_x.Begin(p.d_gate, r, c);
-      ForVectors(count, [&](int64_t i, int64_t n) {
-        const Vec derivative = Activation::At(LoadLanes<F32>(x + i, n), slope).derivative;
-        StoreLanes<F32>(dx + i, n, LoadLanes<F32>(g + i, n) * derivative);
-      });
+      Map(count, {x, g}, {dx},
+          [&](const Vec* in, Vec* result) { result[0] = Activation::At(in[0], slope).derivative * in[1]; });
       d_x.Finish(p.d_gate, r, c, count);
     });
   });
@@ -139,7 +165,7 @@ void GatedVjp(const ActivationProblem& p, int64_t r0, int64_t r1, int64_t c0, in
   WithActivation(p.kind, [&](auto activation) {
     using Activation = decltype(activation);
     const Vec slope = Broadcast(p.slope);
-    float gate_buffer[kPiece], up_buffer[kPiece], g_buffer[kPiece];
+    alignas(64) float gate_buffer[kPiece], up_buffer[kPiece], g_buffer[kPiece];
     Target d_gate, d_up;
     ForPieces(r0, r1, c0, c1, [&](int64_t r, int64_t c, int64_t count) {
       const float* gate = FetchBiased(p.gate, p.gate_bias, r, c, count, gate_buffer);
@@ -147,11 +173,10 @@ void GatedVjp(const ActivationProblem& p, int64_t r0, int64_t r1, int64_t c0, in
       const float* g = Fetch(p.cotangent, r, c, count, g_buffer);
       float* dgate = d_gate.Begin(p.d_gate, r, c);
       float* dup = d_up.Begin(p.d_up, r, c);
-      ForVectors(count, [&](int64_t i, int64_t n) {
-        const Point a = Activation::At(LoadLanes<F32>(gate + i, n), slope);
-        const Vec cotangent = LoadLanes<F32>(g + i, n);
-        StoreLanes<F32>(dgate + i, n, cotangent * LoadLanes<F32>(up + i, n) * a.derivative);
-        StoreLanes<F32>(dup + i, n, cotangent * a.value);
+      Map(count, {gate, up, g}, {dgate, dup}, [&](const Vec* in, Vec* result) {
+        const Point a = Activation::At(in[0], slope);
+        result[0] = in[2] * in[1] * a.derivative;
+        result[1] = in[2] * a.value;
       });
       d_gate.Finish(p.d_gate, r, c, count);
       d_up.Finish(p.d_up, r, c, count);
