@@ -1,5 +1,5 @@
-// The XLA custom calls "zenith_activation" and "zenith_activation_vjp": check their operands and attributes, and run the
-// kernel on XLA's threads.
+// The XLA custom calls "zenith_activation" and "zenith_activation_vjp": check their operands and attributes, and run
+// the kernel on XLA's threads.
 //
 // activation.h has the mathematics, zenith_mlir/kernels/cpu/activation.py the Python side of this interface.
 #include "activation.h"

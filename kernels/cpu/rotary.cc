@@ -70,7 +70,7 @@ ffi::Error CheckStrides(const char* name, Ints strides, const RotaryProblem& pro
   return ffi::Error::Success();
 }
 
-// Strides that visit each element of out once: one axis steps from row to row, the next over what that covers, and so on.
+// Strides that visit each element of out once: one axis steps from row to row, the next over what that covers, ...
 ffi::Error CheckDense(const RotaryProblem& problem, int64_t elements) {
   bool covered[kMaxRotaryDims] = {};
   int64_t block = problem.features;

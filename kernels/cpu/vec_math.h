@@ -49,8 +49,8 @@ inline Vec ExpNonPositive(Vec x) {
 
 // The natural logarithm. Error at most 1.02 ulp, of subnormal x too. 0 and -0 give -inf, x < 0 and NaN give NaN.
 //
-// x = m 2^e with m in [0.75, 1.5), f = m - 1: log x = e ln 2 + f - f²/2 + f³ P(f), P minimax with error 2^-27 relative to
-// log(1 + f). ln 2 is in two parts, of which e times the first is exact.
+// x = m 2^e with m in [0.75, 1.5), f = m - 1: log x = e ln 2 + f - f²/2 + f³ P(f), P minimax with error 2^-27 relative
+// to log(1 + f). ln 2 is in two parts, of which e times the first is exact.
 inline Vec Log(Vec x) {
   const Vec zero = Broadcast(0.0f), infinity = Broadcast(__builtin_inff());
   const Mask subnormal = Less(x, Broadcast(0x1p-126f));
@@ -104,8 +104,8 @@ inline Vec Sigmoid(Vec x) { return LogisticPair(x).value; }
 
 // Φ(-a), the normal distribution's upper tail, for a >= 0 or NaN, and e^(-a²/2). Beyond 14.4 both are 0.
 //
-// Φ(-a) = e^(-a²/2) (1/2 + z P(z)) with z = a / (1 + 0.3 a) and P minimax with relative error 2^-28. The rounding error of
-// a² is kept: without it e^(-a²/2) would lose seven bits in the far tail.
+// Φ(-a) = e^(-a²/2) (1/2 + z P(z)) with z = a / (1 + 0.3 a) and P minimax with relative error 2^-28. The rounding error
+// of a² is kept: without it e^(-a²/2) would lose seven bits in the far tail.
 struct NormalTail {
   Vec tail, gaussian;
 };
@@ -127,8 +127,8 @@ inline NormalTail UpperTail(Vec a) {
   return {Fma(p, z, Broadcast(0.5f)) * gaussian, gaussian};
 }
 
-// Φ(x), the normal distribution function (1 + erf(x / √2)) / 2. Error at most 8 ulp from -2 on, 14 from -4 on, and 66 in
-// the far tail, where 1 + erf keeps nothing.
+// Φ(x), the normal distribution function (1 + erf(x / √2)) / 2. Error at most 8 ulp from -2 on, 14 from -4 on, and 66
+// in the far tail, where 1 + erf keeps nothing.
 inline Vec NormalCdf(Vec x) {
   const Vec tail = UpperTail(Abs(x)).tail;
   return Select(Less(x, Broadcast(0.0f)), tail, Broadcast(1.0f) - tail);
