@@ -6,7 +6,7 @@ from importlib import import_module
 
 from cases.case import Case, Family
 
-_FAMILIES = ("attention", "activations", "norms", "softmaxes", "losses", "rotary", "bert")
+_FAMILIES = ("attention", "matmul", "norms", "softmaxes", "losses", "activations", "rotary", "bert")
 
 
 def families() -> list[Family]:

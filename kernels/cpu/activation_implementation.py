@@ -9,6 +9,7 @@ from zenith_mlir.dialects.gelu import GeluSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.silu import SiluSpec
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
     import jax
@@ -59,5 +60,5 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return activation_vjp
 
 
-IMPLEMENTATION = Implementation("cpu-activation", "cpu", refuse, build)
-VJP_IMPLEMENTATION = Implementation("cpu-activation-vjp", "cpu", refuse_vjp, build_vjp)
+IMPLEMENTATION = Implementation("cpu-activation", "cpu", refuse, build, work=work)
+VJP_IMPLEMENTATION = Implementation("cpu-activation-vjp", "cpu", refuse_vjp, build_vjp, work=work)

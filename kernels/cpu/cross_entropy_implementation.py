@@ -11,6 +11,7 @@ from zenith_mlir.dialects.cross_entropy import CrossEntropySpec
 from zenith_mlir.dialects.cross_entropy_vjp import CrossEntropyVjpSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
     import jax
@@ -83,5 +84,5 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return cross_entropy_vjp
 
 
-IMPLEMENTATION = Implementation("cpu-cross-entropy", "cpu", refuse, build)
-VJP_IMPLEMENTATION = Implementation("cpu-cross-entropy-vjp", "cpu", refuse_vjp, build_vjp)
+IMPLEMENTATION = Implementation("cpu-cross-entropy", "cpu", refuse, build, work=work)
+VJP_IMPLEMENTATION = Implementation("cpu-cross-entropy-vjp", "cpu", refuse_vjp, build_vjp, work=work)

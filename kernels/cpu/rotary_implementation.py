@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.rotary import RotarySpec
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
     import jax
@@ -60,5 +61,5 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return _build(request, transposed=True)
 
 
-IMPLEMENTATION = Implementation("cpu-rotary", "cpu", refuse, build)
-VJP_IMPLEMENTATION = Implementation("cpu-rotary-vjp", "cpu", refuse, build_vjp)
+IMPLEMENTATION = Implementation("cpu-rotary", "cpu", refuse, build, work=work)
+VJP_IMPLEMENTATION = Implementation("cpu-rotary-vjp", "cpu", refuse, build_vjp, work=work)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
     import jax
@@ -46,7 +47,7 @@ def build_vjp(log: bool) -> Callable[[Request], Callable[..., Any]]:
     return of
 
 
-SOFTMAX = Implementation("cpu-softmax", "cpu", refuse, build(log=False))
-LOG_SOFTMAX = Implementation("cpu-log-softmax", "cpu", refuse, build(log=True))
-SOFTMAX_VJP = Implementation("cpu-softmax-vjp", "cpu", refuse, build_vjp(log=False))
-LOG_SOFTMAX_VJP = Implementation("cpu-log-softmax-vjp", "cpu", refuse, build_vjp(log=True))
+SOFTMAX = Implementation("cpu-softmax", "cpu", refuse, build(log=False), work=work)
+LOG_SOFTMAX = Implementation("cpu-log-softmax", "cpu", refuse, build(log=True), work=work)
+SOFTMAX_VJP = Implementation("cpu-softmax-vjp", "cpu", refuse, build_vjp(log=False), work=work)
+LOG_SOFTMAX_VJP = Implementation("cpu-log-softmax-vjp", "cpu", refuse, build_vjp(log=True), work=work)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.swiglu import SwigluSpec
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
     import jax
@@ -96,5 +97,5 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return swiglu_vjp
 
 
-IMPLEMENTATION = Implementation("cpu-swiglu", "cpu", refuse, build)
-VJP_IMPLEMENTATION = Implementation("cpu-swiglu-vjp", "cpu", refuse_vjp, build_vjp)
+IMPLEMENTATION = Implementation("cpu-swiglu", "cpu", refuse, build, work=work)
+VJP_IMPLEMENTATION = Implementation("cpu-swiglu-vjp", "cpu", refuse_vjp, build_vjp, work=work)
