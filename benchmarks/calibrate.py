@@ -16,18 +16,18 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from cases import cases, family_of
+from cases import Case, cases, family_of
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
 from kernels import PEERS, Peer, measure, started
+from zenith_mlir.dialects.implementation import Work
 
 _TABLE = Path(__file__).parents[1] / "kernels/cpu/costs.json"
 
@@ -46,19 +46,12 @@ def reckon(line: dict[str, float], counts: dict[str, float]) -> float:
 
 def measured(pattern: str, rounds: int, seconds: float) -> dict[tuple[str, str], list]:
     """For each op and dtype the work and the nanoseconds of either side, a case each."""
-    from zenith_mlir.dialects.table import OPS
-
     found = defaultdict(list)
     core = [min(os.sched_getaffinity(0))]
     with ExitStack() as stack:
         peers: dict[str, Peer] = {name: stack.enter_context(started(PEERS[name], core)) for name in ("zenith", "xla")}
         for case in cases(pattern):
-            family = family_of(case)
-            if family.request is None:
-                continue
-            name, request = family.request(case)
-            (row,) = (row for row in OPS[name].implementations if row.platform == "cpu")
-            work = row.work(request) if row.work else None
+            name, work = work_of(case)
             times = measure(case, peers, rounds, seconds) if work else {}
             if work and len(times) == 2:
                 kernel, xla = (statistics.median(times[side]) * 1e6 for side in ("zenith", "xla"))
@@ -67,20 +60,49 @@ def measured(pattern: str, rounds: int, seconds: float) -> dict[tuple[str, str],
     return found
 
 
+def read(rows: list[dict]) -> dict[tuple[str, str], list]:
+    """The same from what benchmarks/kernels.py wrote."""
+    by_name = {str(case): case for case in cases()}
+    found = defaultdict(list)
+    for row in rows:
+        name, work = work_of(by_name[row["case"]])
+        if work and "xla" in row["median"]:
+            kernel, xla = (row["median"][side] * 1e6 for side in ("zenith", "xla"))
+            found[name, work.dtype].append((work, kernel, xla))
+    return found
+
+
+def work_of(case: Case) -> tuple[str, Work | None]:
+    """The op that a case measures, and its work as the cost model counts it."""
+    from zenith_mlir.dialects.table import OPS
+
+    request = family_of(case).request
+    if request is None:
+        return "", None
+    name, asked = request(case)
+    (row,) = (row for row in OPS[name].implementations if row.platform == "cpu")
+    return name, row.work(asked) if row.work else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
     parser.add_argument("--output", default=str(_TABLE), metavar="F", help="the table to change (default: %(default)s)")
+    parser.add_argument(
+        "--measured", metavar="F", help="fit to the rows that kernels.py wrote with --json and --forced"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.03)
     args = parser.parse_args()
 
     from zenith_mlir.kernels.cpu import costs, instruction_set
 
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as empty:  # nobody's lines: every kernel is measured
-        empty.write("{}")
-        empty.flush()
-        os.environ[costs.VARIABLE] = empty.name
+    isa = instruction_set()
+    if args.measured:
+        report = json.loads(Path(args.measured).read_text())
+        isa, found = report["instruction set"], read(report["rows"])
+    else:
+        os.environ[costs.VARIABLE] = os.devnull  # nobody's lines: every kernel is measured
         found = measured(args.only, args.rounds, args.seconds)
     path = Path(args.output)
     table = json.loads(path.read_text()) if path.exists() else {}
@@ -94,7 +116,7 @@ def main() -> None:
         shared = min(kernel.get("call", 0.0), xla.get("call", 0.0))
         for line in (kernel, xla):
             line["call"] = round(line.get("call", 0.0) - shared, 1)
-        table.setdefault(instruction_set(), {}).setdefault(name, {})[dtype] = {"kernel": kernel, "xla": xla}
+        table.setdefault(isa, {}).setdefault(name, {})[dtype] = {"kernel": kernel, "xla": xla}
     Console(width=160).print(report)
     path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
 

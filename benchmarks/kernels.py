@@ -169,10 +169,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one case of each kernel and dtype")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.05, help="of each peer in a round, at least one call")
+    parser.add_argument("--forced", action="store_true", help="kernels also where the cost model leaves it to XLA")
     parser.add_argument("--json", metavar="F", help="write the rows")
     parser.add_argument("--plot", metavar="F", help="write a plot of the summary")
     args = parser.parse_args()
 
+    if args.forced:
+        os.environ["ZENITH_CPU_COSTS"] = os.devnull
     chosen = cases(args.only, quick=args.quick)
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
     os.sched_setaffinity(0, cores)
@@ -194,7 +197,10 @@ def main() -> None:
     lines = summary(rows, names)
     console.print(summary_table(lines, names))
     if args.json:
-        Path(args.json).write_text(json.dumps({"versions": versions, "peaks": ceilings, "rows": rows}, indent=1))
+        from zenith_mlir.kernels.cpu import instruction_set
+
+        report = {"instruction set": instruction_set(), "versions": versions, "peaks": ceilings, "rows": rows}
+        Path(args.json).write_text(json.dumps(report, indent=1))
     if args.plot:
         plot(lines, names, args.plot)
 

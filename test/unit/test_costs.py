@@ -97,7 +97,7 @@ def test_a_wider_instruction_set_falls_back_on_a_narrower_ones_prices(
     assert costs.refuse("zenith.attention", work, Target.parse("cpu:amx")) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"avx2": 1}', '{"avx2": {"op": {"float32": {"kernel": {"call": "x"}}}}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"avx2": 1}', '{"avx2": {"op": {"float32": {"kernel": {"call": "x"}}}}}'])
 def test_a_bad_table_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
