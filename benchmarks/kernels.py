@@ -36,12 +36,17 @@ PEERS = {
 }
 
 
+# Whether a result of some megabytes lies in memory that malloc kept or in fresh pages, which cost as much as a kernel,
+# depends on what was freed before. Here it keeps all, for every peer.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+
+
 class Peer:
     """A worker process."""
 
     def __init__(self, module: str, cores: Sequence[int]) -> None:
         command = [sys.executable, "-m", "peers.worker", module, ",".join(map(str, cores))]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, **_KEEP_MEMORY, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])
         self.process = subprocess.Popen(
             command,
