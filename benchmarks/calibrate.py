@@ -86,7 +86,7 @@ def work_of(case: Case) -> tuple[str, Work | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases in whose name it is found")
     parser.add_argument("--output", default=str(_TABLE), metavar="F", help="the table to change (default: %(default)s)")
     parser.add_argument(
         "--measured", metavar="F", help="fit to the rows that kernels.py wrote with --json and --forced"

@@ -1,6 +1,6 @@
 """Every CPU kernel over its shapes against XLA, torch and onnxruntime.
 
-    python benchmarks/kernels.py [--threads 2] [--only "attention float32"] [--quick] [--json F] [--plot F]
+    python benchmarks/kernels.py [--threads 2] [--only "^attention float32"] [--quick] [--json F] [--plot F]
 
 Needs the extra "benchmarks". Each peer runs in a process of its own, all pinned to the same cores, in turn, a round at
 a time: `xla` is the formula in jnp under jax.jit, `zenith` ours. A row has the median and the minimum of the rounds in
@@ -169,7 +169,7 @@ def plot(lines: Sequence[dict[str, Any]], names: Sequence[str], path: str) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="cores to pin to, and threads of each peer")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases in whose name it is found")
     parser.add_argument("--peers", default=",".join(PEERS), help="of %(default)s; zenith always runs")
     parser.add_argument("--quick", action="store_true", help="one case of each kernel and dtype")
     parser.add_argument("--rounds", type=int, default=7)
@@ -181,6 +181,8 @@ def main() -> None:
 
     if args.forced:
         os.environ["ZENITH_CPU_COSTS"] = os.devnull
+    from zenith_mlir.kernels.cpu import instruction_set
+
     chosen = cases(args.only, quick=args.quick)
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
     os.sched_setaffinity(0, cores)
@@ -197,15 +199,18 @@ def main() -> None:
             times = measure(case, peers, args.rounds, args.seconds)
             if "zenith" in times:
                 rows.append(row(case, times, ceilings))
+                if args.json:  # after each case, so that an interrupted run keeps what it has
+                    report = {
+                        "instruction set": instruction_set(),
+                        "versions": versions,
+                        "peaks": ceilings,
+                        "rows": rows,
+                    }
+                    Path(args.json).write_text(json.dumps(report, indent=1))
                 console.print(f"  {case}: " + ", ".join(f"{n} {m:.3f}" for n, m in rows[-1]["median"].items()))
     console.print(detail(rows, names))
     lines = summary(rows, names)
     console.print(summary_table(lines, names))
-    if args.json:
-        from zenith_mlir.kernels.cpu import instruction_set
-
-        report = {"instruction set": instruction_set(), "versions": versions, "peaks": ceilings, "rows": rows}
-        Path(args.json).write_text(json.dumps(report, indent=1))
     if args.plot:
         plot(lines, names, args.plot)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 
 from cases.case import Case, Family
@@ -14,8 +15,8 @@ def families() -> list[Family]:
 
 
 def cases(pattern: str = "", *, quick: bool = False) -> list[Case]:
-    """The cases whose name contains `pattern`; with `quick` the first of each kernel and dtype."""
-    found = [case for family in families() for case in family.cases if pattern in str(case)]
+    """The cases in whose name the regular expression `pattern` is found; with `quick` the first of each kernel and dtype."""
+    found = [case for family in families() for case in family.cases if re.search(pattern, str(case))]
     if not quick:
         return found
     return list({(case.kernel, case.dtype): case for case in reversed(found)}.values())[::-1]
