@@ -23,9 +23,9 @@ vectorized_erfc = np.vectorize(math.erfc, otypes=[np.float64])
 FUNCTIONS = {
     "exp": (np.exp, (-INF, INF), 1.18),
     "exp_non_positive": (lambda x: np.where(x < -87.33654, 0, np.exp(x)), (-INF, 0), 1.18),
-    "log": (np.log, (-INF, INF), 1.02),
-    "tanh": (np.tanh, (-INF, INF), 1.53),
-    "sigmoid": (lambda x: np.where(x < 0, np.exp(x), 1) / (1 + np.exp(-np.abs(x))), (-INF, INF), 2.7),
+    "log": (np.log, (-INF, INF), 1.04),
+    "tanh": (np.tanh, (-INF, INF), 1.58),
+    "sigmoid": (lambda x: np.where(x < 0, np.exp(x), 1) / (1 + np.exp(-np.abs(x))), (-INF, INF), 2.8),
     "erf": (vectorized_erf, (-INF, INF), 1.8),
     "normal_cdf": (lambda x: 0.5 * vectorized_erfc(-x * math.sqrt(0.5)), (-2, INF), 8),
 }
