@@ -15,7 +15,7 @@ def families() -> list[Family]:
 
 
 def cases(pattern: str = "", *, quick: bool = False) -> list[Case]:
-    """The cases in whose name the regular expression `pattern` is found; with `quick` the first of each kernel and dtype."""
+    """The cases in whose name the regular expression is found; with `quick` the first of each kernel and dtype."""
     found = [case for family in families() for case in family.cases if re.search(pattern, str(case))]
     if not quick:
         return found
