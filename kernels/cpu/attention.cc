@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "attention_checks.h"
+#include "attention_rows.h"
 #include "isa.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -15,7 +17,23 @@
 namespace zenith {
 namespace {
 
+// Few queries: reading K and V takes all the time.
+ffi::Error RunRowsKernel(ffi::ThreadPool pool, const AttentionProblem& problem, const AttentionRowsKernel& kernel) {
+  const AttentionRowsPlan plan = kernel.plan(problem);
+  const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
+  std::vector<float> partials(plan.partial_floats);
+  auto run = [&](int64_t item, float* scratch) { kernel.run(problem, plan, item, partials.data(), scratch); };
+  ZENITH_RETURN_IF_ERROR(ParallelForWithScratch(pool, threads, plan.items, plan.scratch_floats, run));
+  if (plan.chunks <= 1) return ffi::Error::Success();
+  ParallelFor(pool, threads, plan.tiles, [&](auto next) {
+    for (int64_t tile = next(); tile >= 0; tile = next()) kernel.combine(problem, plan, tile, partials.data());
+  });
+  return ffi::Error::Success();
+}
+
 ffi::Error RunKernel(ffi::ThreadPool pool, const AttentionProblem& problem) {
+  const AttentionRowsKernel& rows = ZENITH_KERNEL(AttentionRowsKernel, kAttentionRows);
+  if (rows.takes(problem)) return RunRowsKernel(pool, problem, rows);
   const AttentionKernel& kernel = ZENITH_KERNEL_BF16(AttentionKernel, kAttention);
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   const AttentionPlan plan = kernel.plan(problem, threads);

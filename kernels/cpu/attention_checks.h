@@ -137,7 +137,9 @@ inline ffi::Error ToSteps(Ints rows, Floats constants, const std::vector<Operand
     step.hi = std::max(step.hi, -kMaxDistance);
     const std::optional<Wants> wants = ModifierOf(step.op);
     if (!wants) return Invalid("step ", i, " has the unknown opcode ", row[0]);
-    if (*wants != Wants::kNothing) {
+    if (*wants == Wants::kNothing) {
+      step.modifier = -1;
+    } else {
       if (row[1] < 0 || row[1] >= static_cast<int64_t>(modifiers.size())) {
         return Invalid("step ", i, " names modifier ", row[1], ", there are ", modifiers.size());
       }

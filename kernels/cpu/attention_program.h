@@ -68,13 +68,10 @@ inline void ForEachInBand(const LogitTile& tile, int64_t lo, int64_t hi, F f) {
   }
 }
 
-inline void RunStep(const AttentionProblem& problem, const ParallelIndex& index, const Step& step,
-                    const LogitTile& tile, float* scratch) {
+// `offset` is where the position begins in the modifier.
+inline void RunStep(const Step& step, const Operand& modifier, int64_t offset, const LogitTile& tile, float* scratch) {
   const Vec c = Broadcast(step.c), zero = Broadcast(0.0f);
-  auto with_modifier = [&](auto f) {
-    const Operand& modifier = problem.modifiers[step.modifier];
-    ForEachWith(tile, modifier, modifier.Offset(index, problem.n_parallel), scratch, f);
-  };
+  auto with_modifier = [&](auto f) { ForEachWith(tile, modifier, offset, scratch, f); };
   auto in_band = [&](auto f) {
     if (Cover(step.lo, step.hi, tile.s0, tile.keys, tile.t0, tile.queries).all) return;
     ForEachInBand(tile, step.lo, step.hi, f);
@@ -95,6 +92,12 @@ inline void RunStep(const AttentionProblem& problem, const ParallelIndex& index,
     case Opcode::kBandAdd: return in_band([&](Vec x, Mask inside) { return x + Select(inside, zero, c); });
     case Opcode::kSink: return;  // part of the normaliser, not of a tile
   }
+}
+
+inline void RunStep(const AttentionProblem& problem, const ParallelIndex& index, const Step& step,
+                    const LogitTile& tile, float* scratch) {
+  const Operand modifier = step.modifier < 0 ? Operand{} : problem.modifiers[step.modifier];
+  RunStep(step, modifier, modifier.Offset(index, problem.n_parallel), tile, scratch);
 }
 
 }  // namespace zenith::ZENITH_ISA

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from zenith_mlir.kernels import cpu
 from zenith_mlir.kernels.cpu import library
-from zenith_mlir.kernels.cpu.attention import Opcode, Step, attention_call
+from zenith_mlir.kernels.cpu.attention import Opcode, Step, attention_call, attention_residuals_call
 from zenith_mlir.kernels.reference import attention as reference
 
 pytestmark = pytest.mark.once
@@ -241,6 +241,75 @@ def test_many_queries_per_item() -> None:
 
 def test_wide_heads() -> None:
     Problem(T=60, S=200, D=700, E=650, parallel={}, q="td", k="sd", v="se", out="te").check()
+
+
+# Few queries over many keys
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("T", "S", "D", "E", "parallel", "q", "k", "v", "out"),
+    [
+        (1, 1, 1, 1, {"b": 2, "h": 3}, "bthd", "bshd", "bshe", "bthe"),
+        (1, 0, 8, 8, {"b": 2, "h": 3}, "bthd", "bshd", "bshe", "bthe"),
+        (1, 37, 64, 128, {"b": 2, "h": 3}, "bhtd", "bhsd", "bhse", "bhte"),
+        (2, 700, 17, 40, {"b": 2, "h": 3}, "bthd", "bshd", "bshe", "bthe"),
+        (8, 530, 80, 200, {"b": 1, "h": 3}, "bhdt", "bhsd", "bshe", "bhet"),
+        (1, 2600, 128, 128, {"h": 2}, "htd", "hsd", "hse", "hte"),  # in chunks of keys
+        (4, 1030, 0, 8, {}, "td", "sd", "se", "te"),
+        (1, 1100, 24, 24, {"b": 2, "g": 2, "r": 7}, "btgrd", "bsgd", "bsge", "btgre"),  # groups of seven
+        (3, 70, 40, 24, {"h": 23}, "thd", "sd", "se", "hte"),  # 69 rows that share K and V
+        (2, 70, 8, 8, {"r": 3, "b": 2}, "rtbd", "bsd", "rbse", "brte"),  # K alone is shared
+    ],
+)
+def test_few_queries(
+    T: int, S: int, D: int, E: int, parallel: dict[str, int], q: str, k: str, v: str, out: str, dtype: str
+) -> None:
+    Problem(T=T, S=S, D=D, E=E, parallel=parallel, q=q, k=k, v=v, out=out, dtypes=(dtype,) * 4).check()
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "steps"),
+    [
+        ((("bts", "bool"),), (SCALE, Step(Opcode.SELECT, BIG, modifier=0))),
+        ((("rs", "bfloat16"),), (SCALE, Step(Opcode.ADD, modifier=0), Step(Opcode.BAND, SMALLEST, lo=5, hi=1090))),
+        ((("sbt", "float16"),), (Step(Opcode.MUL, modifier=0), Step(Opcode.TANH), Step(Opcode.SCALE, 30.0))),
+        ((("r", "float32"),), (SCALE, Step(Opcode.BAND, BIG, lo=-1, hi=1100), Step(Opcode.SINK, modifier=0))),
+        ((("rgt", "bfloat16"), ("s", "bool")), (Step(Opcode.SELECT_ADD, -9.0, 1), Step(Opcode.SINK, modifier=0))),
+        ((("bs", "float32"),), (SCALE, Step(Opcode.BAND_ADD, -5.0, hi=20), Step(Opcode.POST_MUL, modifier=0))),
+        ((("bs", "bool"),), (SCALE, Step(Opcode.MAX, 0.1), Step(Opcode.POST_SELECT, 0.25, modifier=0))),
+        ((), (SCALE, Step(Opcode.BAND, -np.inf, lo=1030, hi=1100))),
+        ((), (SCALE, Step(Opcode.BAND, BIG, hi=-10), Step(Opcode.OFFSET, 2.0))),  # nothing is inside
+    ],
+)
+def test_steps_of_few_queries(modifiers: tuple[tuple[str, str], ...], steps: tuple[Step, ...]) -> None:
+    layout = {"parallel": {"b": 2, "g": 2, "r": 3}, "q": "btgrd", "k": "bsgd", "v": "bsge", "out": "btgre"}
+    Problem(T=3, S=1111, D=16, E=24, **layout, modifiers=modifiers, steps=steps).check()
+
+
+@pytest.mark.parametrize("operand", [0, 1, 2, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_few_queries_that_are_not_finite(operand: int, value: float) -> None:
+    """In a chunk of keys, in the row of one query, in the sink; a chunk whose logits are all -inf adds nothing."""
+    masks = (("bs", "bool"), ("bht", "float32"))
+    steps = (SCALE, Step(Opcode.SELECT, -np.inf, modifier=0), Step(Opcode.SINK, modifier=1))
+    problem = Problem(T=2, S=2200, D=8, E=8, modifiers=masks, steps=steps)
+    problem.masks[0][1, :1500] = False
+    if operand == 3:
+        problem.masks[1][1, 2, 0] = value
+    else:
+        problem.arrays[operand][0, 1, 2, 5] = problem.arrays[operand][1, -1, 0, 1] = value
+    problem.check()
+
+
+def test_residuals_of_few_queries() -> None:
+    problem = Problem(T=1, S=1500)
+    arguments = {**problem.arguments(), "out_dtype": "float32"}
+    out, maximum, total = attention_residuals_call(*problem.arrays, **arguments)
+    np.testing.assert_allclose(out, problem.run(), atol=1e-6)
+    logits = np.einsum("bthd,bshd->bhts", *problem.arrays[:2]) / 8
+    np.testing.assert_allclose(maximum, logits.max(-1), rtol=1e-5)
+    np.testing.assert_allclose(total, np.exp(logits - logits.max(-1, keepdims=True)).sum(-1), rtol=1e-4)
 
 
 # Layouts
