@@ -24,6 +24,7 @@ constexpr int64_t kKeysPerBlock = 512;
 constexpr int64_t kKeysPerSum = 32;  // long sums are sums of sums, and so many rows of V stay in the first-level cache
 constexpr int64_t kKeysPerChunk = 1024, kManyItems = 64;
 constexpr int kKeysAtOnce = 4;
+constexpr int64_t kLineBytes = 64, kKeysAhead = 16;
 constexpr int kAccumulators = kWidth == 16 ? 16 : 8;
 
 int64_t Padded(int64_t extent) { return CeilDiv(extent, kWidth) * kWidth; }
@@ -31,6 +32,16 @@ int64_t Padded(int64_t extent) { return CeilDiv(extent, kWidth) * kWidth; }
 template <class Element>
 Vec LoadUpTo(const typename Element::Storage* p, int64_t live) {
   return live >= kWidth ? Element::LoadVec(p) : Element::LoadFirst(p, live);
+}
+
+// Rows of K and V that lie apart are on a page each, where the processor does not fetch ahead by itself: the row
+// kKeysAhead keys on is asked for while this one is read.
+template <class T>
+void FetchAhead(const T* row, int64_t stride, int64_t count) {
+  const auto ahead = reinterpret_cast<uintptr_t>(row) + kKeysAhead * stride * sizeof(T);
+  for (uintptr_t byte = 0; byte < count * sizeof(T); byte += kLineBytes) {
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte));
+  }
 }
 
 // The number of rows that are worked on together, 4, 2 or 1, as a constant.
@@ -42,9 +53,11 @@ void ForRows(int64_t rows, F f) {
   for (; r < rows; ++r) f(r, Constant<1>{});
 }
 
-// x[m][i] = sum_d q[m][d] k[i][d] for i < kWidth; the keys from `live` on are the last one again.
+// x[m][i] = sum_d q[m][d] k[i][d] for i < kWidth; the keys from `live` on are the last one again. The `first` of the
+// rows fetch ahead for all.
 template <class Element, int M>
-void Dots(const typename Element::Storage* k, int64_t stride, int64_t live, int64_t depth, const float* q, float* x) {
+void Dots(const typename Element::Storage* k, int64_t stride, int64_t live, int64_t depth, const float* q, float* x,
+          bool first) {
   const int64_t q_row = Padded(depth);
   Vec dots[M][kWidth];
   for (int i = 0; i < kWidth; i += kKeysAtOnce) {
@@ -52,6 +65,7 @@ void Dots(const typename Element::Storage* k, int64_t stride, int64_t live, int6
     Vec sum[M][kKeysAtOnce];
     for (int j = 0; j < kKeysAtOnce; ++j) {
       key[j] = k + Min(i + j, live - 1) * stride;
+      if (first) FetchAhead(key[j], stride, depth);
       for (int m = 0; m < M; ++m) sum[m][j] = Broadcast(0.0f);
     }
     auto add = [&](int64_t d, auto load) {
@@ -79,13 +93,14 @@ void Dots(const typename Element::Storage* k, int64_t stride, int64_t live, int6
 // out[m][e] += sum_s p[m][s] v[s][e] for the columns from e on, N vectors at a time, then half as many.
 template <class Element, int M, int N>
 void AddColumns(const typename Element::Storage* v, int64_t stride, int64_t keys, const float* p, int64_t e, int64_t E,
-                float* out) {
+                float* out, bool first) {
   for (; N == 1 ? e < E : e + N * kWidth <= E; e += N * kWidth) {
     Vec sum[M][N];
     for (int m = 0; m < M; ++m) {
       for (int n = 0; n < N; ++n) sum[m][n] = Broadcast(0.0f);
     }
     for (int64_t s = 0; s < keys; ++s) {
+      if (first) FetchAhead(v + s * stride + e, stride, N == 1 ? Min(kWidth, E - e) : N * kWidth);
       for (int n = 0; n < N; ++n) {
         const auto* at = v + s * stride + e + n * kWidth;
         const Vec values = N == 1 ? LoadUpTo<Element>(at, E - e) : Element::LoadVec(at);
@@ -99,7 +114,7 @@ void AddColumns(const typename Element::Storage* v, int64_t stride, int64_t keys
       }
     }
   }
-  if constexpr (N > 1) AddColumns<Element, M, N / 2>(v, stride, keys, p, e, E, out);
+  if constexpr (N > 1) AddColumns<Element, M, N / 2>(v, stride, keys, p, e, E, out, first);
 }
 
 // Parallel axes along which K and V are the same.
@@ -245,7 +260,7 @@ class RowTile {
       for (int64_t s = 0; s < keys; s += kWidth) {
         ForRows(n_rows_, [&](int64_t r, auto rows) {
           Dots<Element, decltype(rows)::value>(from + s * k.row, k.row, Min(kWidth, keys - s), problem_.D,
-                                               q_ + r * Padded(problem_.D), x_ + r * kKeysPerBlock + s);
+                                               q_ + r * Padded(problem_.D), x_ + r * kKeysPerBlock + s, r == 0);
         });
       }
     });
@@ -298,7 +313,7 @@ class RowTile {
         ForRows(n_rows_, [&](int64_t r, auto rows) {
           constexpr int M = decltype(rows)::value, N = kAccumulators / M > 8 ? 8 : kAccumulators / M;
           AddColumns<Element, M, N>(from + s * v.row, v.row, Min(kKeysPerSum, keys - s), x_ + r * kKeysPerBlock + s, 0,
-                                    problem_.E, partial_.out + r * Padded(problem_.E));
+                                    problem_.E, partial_.out + r * Padded(problem_.E), r == 0);
         });
       }
     });
