@@ -10,14 +10,15 @@ import numpy as np
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.implementation import Request, TensorSpec, Work
 
-# Queries lie along the lanes of a vector: fewer than fill one cost as much. So many are a panel, at most.
-_LANES, _PANEL = 16, 48
+# Queries lie along the lanes of a vector: fewer than fill one cost as much. So many are a panel, at most. Few lie there
+# in a backward alone and its forward; otherwise they have a kernel whose lanes are features.
+_LANES, _PANEL, _FEW = 16, 48, 8
 
 
 def forward_work(request: Request) -> Work | None:
     """None where the user's min-seq decides, and for a forward that a backward needs: the two are weighed together."""
     spec: AttentionSpec = request.spec
-    return None if request.min_seq is not None or spec.residuals else _work(spec, request)
+    return None if request.min_seq is not None or spec.residuals else _work(spec, request, _FEW)
 
 
 def backward_work(request: Request) -> Work | None:
@@ -25,10 +26,11 @@ def backward_work(request: Request) -> Work | None:
     return None if request.min_seq is not None else _work(request.spec.attention, request)
 
 
-def _work(spec: AttentionSpec, request: Request) -> Work:
+def _work(spec: AttentionSpec, request: Request, few: int = 0) -> Work:
     parallel, rows, columns = prod(spec.size(axis) for axis in spec.parallel), spec.size("t"), spec.size("s")
     logits = parallel * rows * columns
-    lanes = parallel * -(-rows // _LANES) * _LANES * columns * _visible(spec, rows, columns)
+    row_lanes = rows if rows <= few else -(-rows // _LANES) * _LANES
+    lanes = parallel * row_lanes * columns * _visible(spec, rows, columns)
     depth = spec.size("e") + prod(spec.size(axis) for axis in spec.contracted)
     steps, modifiers = len(spec.steps), sum(step.operand is not None for step in spec.steps)
     panels = parallel * -(-rows // _PANEL)
