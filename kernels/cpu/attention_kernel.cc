@@ -46,13 +46,15 @@ bool Selects(const AttentionProblem& problem) {
   return false;
 }
 
-// A backward makes the logits again, of float32 products: their maximum has to be that of the same numbers.
-bool InPairs(const AttentionProblem& problem) {
-  auto bf16 = [](const Operand& operand) { return operand.dtype == Dtype::kBf16; };
-  return kHasTiles && problem.maximum == nullptr && bf16(problem.q) && bf16(problem.k) && bf16(problem.v) && bf16(problem.out);
+// Whether V^T x is made of tiles, and whether K Q^T is: with both, or where a backward makes it of tiles again.
+bool ValuesInTiles(const AttentionProblem& problem) {
+  return LogitsInTiles(problem) && problem.v.dtype == Dtype::kBf16 && problem.out.dtype == Dtype::kBf16;
+}
+bool AnyInTiles(const AttentionProblem& problem) {
+  return problem.maximum == nullptr ? ValuesInTiles(problem) : LogitsInTiles(problem);
 }
 
-int64_t PanelLanes(const AttentionProblem& problem) { return InPairs(problem) ? kPairLanes : kPanelLanes; }
+int64_t PanelLanes(const AttentionProblem& problem) { return AnyInTiles(problem) ? kPairLanes : kPanelLanes; }
 
 // Rows of O^T and columns of K and V, with room for the padding of either kind of product.
 int64_t Padded(int64_t extent) { return CeilDiv(extent, kPairDepth) * kPairDepth; }
@@ -75,7 +77,12 @@ enum class Pass {
 class Item {
  public:
   Item(const AttentionProblem& problem, const AttentionPlan& plan, int64_t item, float* scratch)
-      : problem_(problem), pairs_(InPairs(problem)), fills_(TrailingFills(problem)), position_(item / plan.tiles), index_(IndexOf(problem, position_)) {
+      : problem_(problem),
+        tiles_(AnyInTiles(problem)),
+        value_tiles_(ValuesInTiles(problem)),
+        fills_(TrailingFills(problem)),
+        position_(item / plan.tiles),
+        index_(IndexOf(problem, position_)) {
     x_ = scratch;
     modifier_ = x_ + kKeysPerBlock * kPanelLanes;
     k_block_ = modifier_ + kKeysPerBlock * kPanelLanes;
@@ -107,7 +114,7 @@ class Item {
   }
 
   void Run() {
-    if (pairs_) ConfigureTiles();
+    if (tiles_) ConfigureTiles();
     for (int i = 0; i < n_panels_; ++i) Load(panels_[i]);
     normalised_ = NeedsNormalised(problem_);
     Sweep(normalised_ ? Pass::kStatistics : Pass::kOnline);
@@ -120,7 +127,7 @@ class Item {
     }
     if (normalised_) Sweep(Pass::kProbabilities);
     for (int i = 0; i < n_panels_; ++i) Finish(panels_[i]);
-    if (pairs_) ReleaseTiles();
+    if (tiles_) ReleaseTiles();
   }
 
  private:
@@ -138,7 +145,7 @@ class Item {
 
   void LoadQueries(Panel& panel, const Matrix& view) {
 #if defined(__AMX_BF16__)
-    if (pairs_) return PackQueries(view, panel.queries, problem_.D, panel.lanes, reinterpret_cast<uint16_t*>(panel.q));
+    if (tiles_) return PackQueries(view, panel.queries, problem_.D, panel.lanes, reinterpret_cast<uint16_t*>(panel.q));
 #endif
     CopyTransposed(view, panel.queries, problem_.D, panel.q, panel.lanes);
   }
@@ -265,9 +272,10 @@ class Item {
 
   int FirstStep() const { return BeginsWithScale(problem_) ? 1 : 0; }
 
-  // Whether multiplying the logits by `factor` may wait until they are read: nothing else happens to them, and it makes
-  // none of them infinite.
+  // Whether multiplying the logits by `factor` may wait until they are read: nothing else happens to them, it makes
+  // none of them infinite, and no backward rounds them.
   bool ScalesAlone(const LogitTile& tile, float factor) const {
+    if (problem_.maximum != nullptr) return false;
     for (int i = FirstStep(); i < problem_.n_logit_steps; ++i) {
       const Step& step = problem_.steps[i];
       if (step.op != Opcode::kBand) return false;
@@ -281,7 +289,7 @@ class Item {
   void MultiplyKeys(const Panel& panel, int64_t s0, KeyRange range, const LogitTile& tile, float* factor) {
 #if defined(__AMX_BF16__)
     if constexpr (NV <= kPairVecs) {
-      if (pairs_) return MultiplyKeyTiles<NV>(panel, s0, range, tile);
+      if (tiles_) return MultiplyKeyTiles<NV>(panel, s0, range, tile);
     }
 #endif
     const Operand& k = problem_.k;
@@ -294,7 +302,7 @@ class Item {
 
   // Whether the probabilities are rounded for the product with V as soon as they are made: no step follows.
   bool RoundsAtOnce(Pass pass) const {
-    return pairs_ && pass == Pass::kOnline && problem_.n_steps == problem_.n_logit_steps;
+    return value_tiles_ && pass == Pass::kOnline && problem_.n_steps == problem_.n_logit_steps;
   }
 
   // O^T = O^T decay + V^T x
@@ -302,7 +310,7 @@ class Item {
   void AddValues(Panel& panel, int64_t s0, KeyRange range, const LogitTile& tile, [[maybe_unused]] Pass pass) {
 #if defined(__AMX_BF16__)
     if constexpr (NV <= kPairVecs) {
-      if (pairs_) return AddValueTiles<NV>(panel, s0, range, tile, pass);
+      if (value_tiles_) return AddValueTiles<NV>(panel, s0, range, tile, pass);
     }
 #endif
     const Operand& v = problem_.v;
@@ -436,7 +444,7 @@ class Item {
   }
 
   const AttentionProblem& problem_;
-  const bool pairs_;  // both products are made of pairs of bfloat16
+  const bool tiles_, value_tiles_;  // products made of tiles of bfloat16: K Q^T, V^T x
   const Fills fills_;
   const int64_t position_;
   const ParallelIndex index_;

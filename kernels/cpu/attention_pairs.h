@@ -20,6 +20,12 @@ constexpr int64_t kPairLanes = kPairVecs * kWidth;
 
 inline int64_t RoundUp(int64_t a, int64_t multiple) { return CeilDiv(a, multiple) * multiple; }
 
+// Whether the backward makes K Q^T of tiles, whatever the other operands are. The forward whose maximum it reads does
+// the same: only then is no logit above it. Each sum runs over tiles in the same order, wherever it lies in a block.
+inline bool LogitsInTiles(const AttentionProblem& problem) {
+  return kHasTiles && problem.q.dtype == Dtype::kBf16 && problem.k.dtype == Dtype::kBf16;
+}
+
 #if defined(__AMX_BF16__)
 
 // C[rows, NV * kWidth] = or += A(rows, depth) B[depth / 2][NV * kWidth][2], with groups of kPairRows rows.
@@ -100,6 +106,28 @@ inline void PadProbabilities(int64_t keys, uint16_t* p) {
     for (int i = 0; i < NV; ++i) {
       StorePairs(p + (s * NV + 2 * i) * kWidth, PairUp(Broadcast(0.0f), Broadcast(0.0f)));
     }
+  }
+}
+
+// dst[c / 32][r / 2][c % 32][r % 2] = src(r, c) for kPairLanes rows, padded with zeros; 32 columns take `stride`.
+inline void PackRowPairs(const Matrix& src, int64_t rows, int64_t cols, int64_t stride, uint16_t* dst) {
+  alignas(64) uint16_t part[kPairLanes * kPairLanes];
+  for (int64_t c = 0; c < cols; c += kPairLanes, dst += stride) {
+    const Matrix view{static_cast<const uint16_t*>(src.data) + c * src.col, src.dtype, src.row, src.col};
+    CopyPadded(view, rows, Min(kPairLanes, cols - c), kPairLanes, kPairLanes, part);
+    for (int64_t r = 0; r < kPairLanes; r += 2) {
+      const uint16_t *even = part + r * kPairLanes, *odd = even + kPairLanes;
+      StorePairs(dst + r * kPairLanes, ZipPairs(even, odd));
+      StorePairs(dst + (r + 1) * kPairLanes, ZipPairs(even + kWidth, odd + kWidth));
+    }
+  }
+}
+
+// dst[s, t] = x[s, t] rounded, rows of `stride` elements, and 0 for t from `queries` to kPairLanes.
+inline void RoundRows(const float* x, int64_t keys, int64_t queries, int64_t stride, uint16_t* dst) {
+  for (int64_t s = 0; s < keys; ++s, dst += stride) {
+    if (queries > 0) StorePairs(dst, RoundRow(Load(x + s * kPairLanes), Load(x + s * kPairLanes + kWidth)));
+    for (int64_t t = queries; t < kPairLanes; ++t) dst[t] = 0;
   }
 }
 #endif

@@ -106,16 +106,6 @@ inline Fills TrailingFills(const AttentionProblem& problem) {
   return fills;
 }
 
-// Whether every logit of the tile ends as a fill.
-inline bool OutsideBand(const AttentionProblem& problem, const Fills& fills, int64_t s0, int64_t keys, int64_t t0,
-                        int64_t queries) {
-  for (int i = fills.first; i < problem.n_logit_steps; ++i) {
-    const Step& step = problem.steps[i];
-    if (step.op == Opcode::kBand && Cover(step.lo, step.hi, s0, keys, t0, queries).none) return true;
-  }
-  return false;
-}
-
 // The keys of s0 .. s0 + keys that a query may look at, as far as bands say: the others end as fills. In steps that
 // all kinds of tiles can take; empty where begin == end.
 struct KeyRange {

@@ -155,7 +155,7 @@ void SumCopies(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const Grad
 
 ffi::Error RunKernel(ffi::ThreadPool pool, const AttentionProblem& attention, const Operand& cotangent,
                      std::vector<Gradient>* gradients) {
-  const AttentionVjpKernel& kernel = ZENITH_KERNEL(AttentionVjpKernel, kAttentionVjp);
+  const AttentionVjpKernel& kernel = ZENITH_KERNEL_BF16(AttentionVjpKernel, kAttentionVjp);
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   const AttentionVjpProblem problem{attention, cotangent, gradients->data(), static_cast<int>(gradients->size())};
   const AttentionVjpPlan plan = kernel.plan(problem, threads);

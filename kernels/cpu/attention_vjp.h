@@ -62,6 +62,6 @@ struct AttentionVjpKernel {
   void (*run)(const AttentionVjpProblem&, const AttentionVjpPlan&, int64_t item, float* scratch);
 };
 
-ZENITH_DECLARE_KERNEL(AttentionVjpKernel, kAttentionVjp)
+ZENITH_DECLARE_KERNEL_BF16(AttentionVjpKernel, kAttentionVjp)
 
 }  // namespace zenith

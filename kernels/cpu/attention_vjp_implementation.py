@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
@@ -61,11 +63,14 @@ def build(request: Request) -> Callable[..., list[jax.Array]]:
     modifiers, arguments = modifiers_of(attention), attention_arguments.arguments(attention)
     del arguments["out_strides"]
     wanted = [_kernel_gradients(attention, gradient, modifiers) for gradient in spec.gradients]
+    wide = _wants_float32(request)
 
     def vjp(*operands: jax.Array) -> list[jax.Array]:
         roles, kept, cotangent = spec.split(operands)
         q, k, v = roles[:3]
         turned = [modifier.of(roles) for modifier in modifiers]
+        if wide:
+            cotangent = cotangent.astype(jnp.float32)
         maximum, total = kept[1:] or _residuals((q, k, v), turned, arguments)
         found = attention_vjp_call(
             q,
@@ -91,6 +96,12 @@ def build(request: Request) -> Callable[..., list[jax.Array]]:
         return results
 
     return vjp
+
+
+def _wants_float32(request: Request) -> bool:
+    """Whether a gradient of q, k or v is more than bfloat16, to which the kernel may round where all operands are."""
+    pairs = zip(request.spec.gradients, request.results, strict=True)
+    return any(gradient.role < 3 and result.dtype == np.float32 for gradient, result in pairs)
 
 
 def _kernel_gradients(spec: AttentionSpec, gradient: Gradient, modifiers: Sequence[Modifier]) -> list[kernel.Gradient]:

@@ -1,15 +1,20 @@
 // The gradients of softmax attention, compiled once per instruction set.
 //
 // Tri Dao et al., FlashAttention, 2022, appendix B.2. As in the forward, queries lie along the vector lanes: tiles are
-// x[s, t], and K and V are read one broadcast element at a time. For each panel of queries there are two sweeps over the
-// blocks of keys:
+// x[s, t], and K and V are read one broadcast element at a time. For each panel of queries there are two sweeps over
+// the blocks of keys:
 //
 //   x = program(K Q^T);  p = exp(x - max) / sum;   dV += f(p) dO;   dp = f'(p) o (V dO^T);   delta += sum_s p o dp
 //   dx = p o (dp - delta);  back through the program;   dQ^T += K^T dx;   dK += dx Q
 //
 // What the second needs of the first is kept in scratch, and so are dK and dV of the whole sequence.
+//
+// Where the processor has tiles of bfloat16 (attention_pairs.h), K Q^T of bfloat16 is made of them, as in the forward,
+// and where V and dO are bfloat16 too so are the other products, of p and dx rounded. Sums, delta and exponentials are
+// float32.
 #include "attention_vjp.h"
 
+#include "attention_pairs.h"
 #include "attention_program.h"
 #include "attention_tile.h"
 #include "elements.h"
@@ -23,9 +28,11 @@ constexpr int64_t kKeysPerBlock = 64;               // two tiles and a block of 
 constexpr int64_t kTileFloats = kKeysPerBlock * kPanelLanes;
 constexpr int64_t kMaxPanels = 8;                   // at a time
 constexpr int64_t kPanelBytesInCache = 1024 * 1024;  // what the panels hold is about a second-level cache
+constexpr int64_t kTilePanelBytes = 3072 * 1024;    // with tiles, whose products are worth it only of many queries
 constexpr int64_t kPartFloats = int64_t{1} << 25;   // of all copies that the parts add to
 
-int64_t Padded(int64_t cols) { return CeilDiv(cols, kWidth) * kWidth; }
+// Columns, with room for the padding of either kind of product.
+int64_t Padded(int64_t cols) { return RoundUp(cols, kHasTiles ? kPairDepth : kWidth); }
 
 // A row of `cols` elements as evenly wide register tiles: calls f(vectors, first column) for each.
 //
@@ -97,10 +104,16 @@ void AddOrStore(float* to, int64_t stride, int64_t count, bool adds, Vec x) {
   for (int64_t i = 0; i < count; ++i) to[i * stride] = adds ? to[i * stride] + lanes[i] : lanes[i];
 }
 
+// The columns of tiles of bfloat16 pairs.
+template <class F>
+void ForEachPairTile(int64_t cols, F f) {
+  for (int64_t first = 0; first < cols; first += kPairLanes) f(Constant<kPairVecs>{}, first);
+}
+
 // dst(r, c) = or += scale * src(r, c), the first `rows` of a packed matrix with `all_rows`.
-void WritePacked(const float* src, int64_t rows, int64_t all_rows, int64_t cols, float scale, bool adds,
+void WritePacked(bool pairs, const float* src, int64_t rows, int64_t all_rows, int64_t cols, float scale, bool adds,
                  const Target& dst) {
-  ForEachTile(cols, [&](auto vecs, int64_t first) {
+  auto write = [&](auto vecs, int64_t first) {
     constexpr int64_t kLanes = decltype(vecs)::value * kWidth;
     const float* from = src + first * all_rows;
     for (int64_t r = 0; r < rows; ++r) {
@@ -109,7 +122,8 @@ void WritePacked(const float* src, int64_t rows, int64_t all_rows, int64_t cols,
                    Load(from + r * kLanes + c) * Broadcast(scale));
       }
     }
-  });
+  };
+  pairs ? ForEachPairTile(cols, write) : ForEachTile(cols, write);
 }
 
 // dst(r, c) = or += scale * src[c, r].
@@ -197,12 +211,20 @@ int64_t KeptTiles(const AttentionVjpProblem& problem, int begin, int end) {
   return kept;
 }
 
+bool AllInTiles(const AttentionVjpProblem& problem) {
+  return LogitsInTiles(problem.attention) && problem.attention.v.dtype == Dtype::kBf16 &&
+         problem.cotangent.dtype == Dtype::kBf16;
+}
+
+// Queries of a panel.
+int64_t Lanes(const AttentionProblem& problem) { return LogitsInTiles(problem) ? kPairLanes : kPanelLanes; }
+
 int64_t KeyBlocks(const AttentionProblem& problem) { return CeilDiv(problem.S, kKeysPerBlock); }
 
 // What one panel and one block of keys have in common.
 struct Block {
   LogitTile tile;  // x, then p; [keys, lanes] as the others
-  float* dp;       // then dx
+  float* dp;
   float* kept;     // the tiles that the steps on the logits keep
 };
 
@@ -210,13 +232,13 @@ int64_t BlockFloats(const AttentionVjpProblem& problem) {
   return (2 + KeptTiles(problem, 0, problem.attention.n_logit_steps)) * kTileFloats;
 }
 
-// One panel of queries, at most kPanelLanes of them.
+// One panel of queries, at most Lanes() of them.
 struct Panel {
   int64_t t0, queries, lanes;
-  float* q;               // [D, lanes]
-  float* cotangent;       // [E, lanes]
-  float* q_rows;          // [queries, D], packed
-  float* cotangent_rows;  // [queries, E], packed
+  float* q;               // [D, lanes], in pairs where the logits are made of tiles
+  float* cotangent;       // [E, lanes], in pairs where all products are
+  float* q_rows;          // [queries, D], packed; not there in tiles, which keep them side by side
+  float* cotangent_rows;  // [queries, E], packed, likewise
   float* dq;              // [D, lanes]
   float* max;             // [lanes]
   float* inverse_sum;     // [lanes]
@@ -230,16 +252,16 @@ struct Panel {
 int64_t PanelFloats(const AttentionVjpProblem& problem) {
   const AttentionProblem& attention = problem.attention;
   const int64_t blocks = WantedBy(problem).logits ? KeyBlocks(attention) : 1;
-  return (2 * attention.D + attention.E + Padded(attention.D) + Padded(attention.E) + 5) * kPanelLanes +
-         blocks * BlockFloats(problem);
+  return (3 * Padded(attention.D) + 2 * Padded(attention.E) + 5) * Lanes(attention) + blocks * BlockFloats(problem);
 }
 
 // Panels of the whole sequence of queries.
-int64_t AllPanels(const AttentionProblem& problem) { return CeilDiv(problem.T, kPanelLanes); }
+int64_t AllPanels(const AttentionProblem& problem) { return CeilDiv(problem.T, Lanes(problem)); }
 
 // Panels of a part that share a sweep.
 int64_t PanelsAtOnce(const AttentionVjpProblem& problem, int64_t parts) {
-  const int64_t panels = kPanelBytesInCache / (PanelFloats(problem) * static_cast<int64_t>(sizeof(float)));
+  const int64_t bytes = AllInTiles(problem) ? kTilePanelBytes : kPanelBytesInCache;
+  const int64_t panels = bytes / (PanelFloats(problem) * static_cast<int64_t>(sizeof(float)));
   return Min(panels < 1 ? 1 : Min(panels, kMaxPanels), CeilDiv(AllPanels(problem.attention), parts));
 }
 
@@ -249,6 +271,8 @@ class Item {
       : problem_(problem),
         attention_(problem.attention),
         wanted_(WantedBy(problem)),
+        tiles_(LogitsInTiles(attention_)),
+        all_tiles_(AllInTiles(problem)),
         fills_(TrailingFills(attention_)),
         plan_(plan),
         part_(item % plan.parts),
@@ -259,9 +283,12 @@ class Item {
     values_ = Take(kTileFloats);
     modifier_ = Take(kTileFloats);
     kept_after_ = Take(KeptTiles(problem, attention_.n_logit_steps, attention_.n_steps) * kTileFloats);
-    k_block_ = Take(kKeysPerBlock * attention_.D);
-    k_turned_ = Take(kKeysPerBlock * Padded(attention_.D));
-    v_block_ = Take(kKeysPerBlock * attention_.E);
+    k_block_ = Take(KeyRows(problem) * Padded(attention_.D));
+    k_turned_ = Take(KeyRows(problem) * Padded(attention_.D));
+    v_block_ = Take(KeyRows(problem) * Padded(attention_.E));
+    rounded_ = Take(RoundedFloats(problem, plan.parts));
+    query_pairs_ = Take(QueryPairFloats(problem, plan.parts, attention_.D));
+    cotangent_pairs_ = Take(QueryPairFloats(problem, plan.parts, attention_.E));
     dk_ = Take(sum_rows_ * Padded(attention_.D));
     dv_ = Take(sum_rows_ * Padded(attention_.E));
   }
@@ -269,21 +296,38 @@ class Item {
   static int64_t ScratchFloats(const AttentionVjpProblem& problem, int64_t parts) {
     const AttentionProblem& attention = problem.attention;
     return (2 + KeptTiles(problem, attention.n_logit_steps, attention.n_steps)) * kTileFloats +
-           kKeysPerBlock * (attention.D + Padded(attention.D) + attention.E) +
+           KeyRows(problem) * (2 * Padded(attention.D) + Padded(attention.E)) + RoundedFloats(problem, parts) +
+           QueryPairFloats(problem, parts, attention.D) + QueryPairFloats(problem, parts, attention.E) +
            KeyBlocks(attention) * kKeysPerBlock * (Padded(attention.D) + Padded(attention.E)) +
            PanelsAtOnce(problem, parts) * PanelFloats(problem);
   }
 
   void Run() {
+    if (tiles_) ConfigureTiles();
     int64_t inner = 1;
     for (int i = 0; i < attention_.n_parallel; ++i) inner *= plan_.outer[i] ? 1 : attention_.dims[i];
     for (int64_t i = 0; i < inner; ++i) {
       MoveTo(i);
       RunPosition();
     }
+    if (tiles_) ReleaseTiles();
   }
 
  private:
+  // Rows of K and V that are copied at a time: a block, or for tiles all of them, of elements half as large.
+  static int64_t KeyRows(const AttentionVjpProblem& problem) {
+    const int64_t all = KeyBlocks(problem.attention) * kKeysPerBlock;
+    return LogitsInTiles(problem.attention) && all > 2 * kKeysPerBlock ? all / 2 : kKeysPerBlock;
+  }
+
+  // Elements of two bytes: p or dx of a block of keys and all panels, or as pairs those of one panel.
+  static int64_t RoundedFloats(const AttentionVjpProblem& problem, int64_t parts) {
+    return AllInTiles(problem) ? (PanelsAtOnce(problem, parts) + 1) * kKeysPerBlock * kPairLanes / 2 : 0;
+  }
+  static int64_t QueryPairFloats(const AttentionVjpProblem& problem, int64_t parts, int64_t cols) {
+    return AllInTiles(problem) ? PanelsAtOnce(problem, parts) * kPairLanes * Padded(cols) / 2 : 0;
+  }
+
   float* Take(int64_t floats) {
     float* taken = scratch_;
     scratch_ += floats;
@@ -306,6 +350,7 @@ class Item {
   }
 
   void RunPosition() {
+    LoadKeyTiles();
     if (wanted_.k) Clear(dk_, sum_rows_ * Padded(attention_.D));
     if (wanted_.v) Clear(dv_, sum_rows_ * Padded(attention_.E));
     const int64_t at_once = PanelsAtOnce(problem_, plan_.parts);
@@ -321,12 +366,15 @@ class Item {
   // The panels first, first + parts, ..., as far as there are any.
   void RunPanels(int64_t first, int64_t at_once) {
     float* const unused = scratch_;
+    const int64_t lanes = Lanes(attention_);
+    at_once_ = at_once;
     n_panels_ = 0;
     for (int64_t i = first; i < AllPanels(attention_) && n_panels_ < at_once; i += plan_.parts) {
-      LoadPanel(panels_[n_panels_++], i * kPanelLanes, Min(kPanelLanes, attention_.T - i * kPanelLanes));
+      LoadPanel(panels_[n_panels_++], i * lanes, Min(lanes, attention_.T - i * lanes));
     }
     for (int64_t block = 0; block < KeyBlocks(attention_); ++block) {
       ForEachPanel(block, [&](auto vecs, Panel& panel, const Block& at) { Sweep<decltype(vecs)::value>(panel, at); });
+      if (all_tiles_ && wanted_.v) AddRounded(block, cotangent_pairs_, attention_.E, dv_);
     }
     if (wanted_.logits) {
       for (int i = 0; i < n_panels_; ++i) BeginRemainder(panels_[i]);
@@ -340,21 +388,24 @@ class Item {
         ForEachPanel(block, [&](auto vecs, Panel& panel, const Block& at) {
           SweepBack<decltype(vecs)::value>(panel, at);
         });
+        if (all_tiles_ && wanted_.k) AddRounded(block, query_pairs_, attention_.D, dk_);
       }
     }
     for (int i = 0; i < n_panels_; ++i) FinishPanel(panels_[i]);
     scratch_ = unused;
   }
 
-  // Calls f(number of vectors, panel, block) for the panels for which a block of keys counts.
+  // Calls f(number of vectors, panel, block) for the panels for which a block of keys counts, with those keys that do.
   template <class F>
   void ForEachPanel(int64_t block, F f) {
     const int64_t s0 = block * kKeysPerBlock, keys = Min(kKeysPerBlock, attention_.S - s0);
     for (int i = 0; i < n_panels_; ++i) {
       Panel& panel = panels_[i];
-      if (panel.skips && OutsideBand(attention_, fills_, s0, keys, panel.t0, panel.queries)) continue;
+      KeyRange range{0, keys};
+      if (panel.skips) range = InsideBands(attention_, fills_, s0, keys, panel.t0, panel.queries);
+      if (range.begin == range.end) continue;
       float* const data = panel.blocks + (wanted_.logits ? block * BlockFloats(problem_) : 0);
-      const LogitTile tile{data, s0, keys, panel.t0, panel.queries, panel.lanes};
+      const LogitTile tile{data, s0 + range.begin, range.end - range.begin, panel.t0, panel.queries, panel.lanes};
       const Block at{tile, data + kTileFloats, data + 2 * kTileFloats};
       WithWidth(panel.lanes / kWidth, [&](auto vecs) { f(vecs, panel, at); });
     }
@@ -368,12 +419,12 @@ class Item {
     const int64_t D = attention_.D, E = attention_.E;
     panel.t0 = t0;
     panel.queries = queries;
-    panel.lanes = Padded(queries);
-    panel.q = Take(D * panel.lanes);
-    panel.cotangent = Take(E * panel.lanes);
-    panel.q_rows = Take(Padded(D) * panel.lanes);
-    panel.cotangent_rows = Take(Padded(E) * panel.lanes);
-    panel.dq = Take(D * panel.lanes);
+    panel.lanes = tiles_ ? kPairLanes : RoundUp(queries, kWidth);
+    panel.q = Take(Padded(D) * panel.lanes);
+    panel.cotangent = Take(Padded(E) * panel.lanes);
+    panel.q_rows = Take(all_tiles_ ? 0 : Padded(D) * panel.lanes);
+    panel.cotangent_rows = Take(all_tiles_ ? 0 : Padded(E) * panel.lanes);
+    panel.dq = Take(Padded(D) * panel.lanes);
     panel.max = Take(panel.lanes);
     panel.inverse_sum = Take(panel.lanes);
     panel.sink = Take(panel.lanes);
@@ -382,11 +433,11 @@ class Item {
     panel.blocks = Take((wanted_.logits ? KeyBlocks(attention_) : 1) * BlockFloats(problem_));
 
     const Matrix q = QueriesOf(attention_.q, t0), cotangent = QueriesOf(problem_.cotangent, t0);
-    CopyTransposed(q, queries, D, panel.q, panel.lanes);
-    if (wanted_.logits) CopyTransposed(cotangent, queries, E, panel.cotangent, panel.lanes);
-    if (wanted_.k) PackRows(q, queries, D, panel.q_rows);
-    if (wanted_.v) PackRows(cotangent, queries, E, panel.cotangent_rows);
-    if (wanted_.q) Clear(panel.dq, D * panel.lanes);
+    LoadTurned(panel, q, D, tiles_, panel.q);
+    if (wanted_.logits) LoadTurned(panel, cotangent, E, all_tiles_, panel.cotangent);
+    if (wanted_.k) LoadRows(panel, q, D, panel.q_rows, query_pairs_);
+    if (wanted_.v) LoadRows(panel, cotangent, E, panel.cotangent_rows, cotangent_pairs_);
+    if (wanted_.q) Clear(panel.dq, Padded(D) * panel.lanes);
     const int64_t row = position_ * attention_.T + t0;
     for (int64_t i = 0; i < panel.lanes; ++i) {
       panel.max[i] = i < queries ? attention_.maximum[row + i] : kInfinity;  // p is 0 in the lanes that pad
@@ -399,6 +450,142 @@ class Item {
     }
     panel.skips = bands_ && FillsUnderflow(fills_, panel.max, queries) && SumsFinite(panel) &&
                   AllFinite(q, queries, D) && AllFinite(cotangent, queries, E) && FactorsFinite(panel) && KeysFinite();
+  }
+
+  // The rows of a panel as K or V are multiplied with them.
+  void LoadTurned(const Panel& panel, const Matrix& rows, int64_t cols, [[maybe_unused]] bool in_pairs, float* to) {
+#if defined(__AMX_BF16__)
+    if (in_pairs) return PackQueries(rows, panel.queries, cols, panel.lanes, AsBf16(to));
+#endif
+    CopyTransposed(rows, panel.queries, cols, to, panel.lanes);
+  }
+
+  // The rows of a panel as p or dx is multiplied with them, in tiles beside those of the other panels.
+  void LoadRows(const Panel& panel, const Matrix& rows, int64_t cols, float* to, [[maybe_unused]] float* pairs) {
+#if defined(__AMX_BF16__)
+    constexpr int64_t kElements = kPairLanes * kPairLanes;  // of a panel, in 32 columns
+    if (all_tiles_) {
+      uint16_t* const beside = AsBf16(pairs) + PanelNumber(panel) * kElements;
+      return PackRowPairs(rows, panel.queries, cols, at_once_ * kElements, beside);
+    }
+#endif
+    PackRows(rows, panel.queries, cols, to);
+  }
+
+  int64_t PanelNumber(const Panel& panel) const { return &panel - panels_; }
+  static uint16_t* AsBf16(float* scratch) { return reinterpret_cast<uint16_t*>(scratch); }
+
+  // K and V of this position as tiles take them.
+  void LoadKeyTiles() {
+#if defined(__AMX_BF16__)
+    if (!tiles_) return;
+    const int64_t S = attention_.S, D = attention_.D, E = attention_.E;
+    const Matrix k = ViewAt(attention_.k, attention_.k.Offset(index_, attention_.n_parallel));
+    const Matrix v = ViewAt(attention_.v, attention_.v.Offset(index_, attention_.n_parallel));
+    CopyPadded(k, S, D, sum_rows_, Padded(D), AsBf16(k_block_));
+    if (!all_tiles_ || !wanted_.logits) return;
+    CopyPadded(v, S, E, sum_rows_, Padded(E), AsBf16(v_block_));
+    if (!wanted_.q) return;
+    for (int64_t s0 = 0; s0 < S; s0 += kKeysPerBlock) {
+      const Matrix block = ViewAt(attention_.k, attention_.k.Offset(index_, attention_.n_parallel) + s0 * k.row);
+      PackValues(block, Min(kKeysPerBlock, S - s0), D, kKeysPerBlock, AsBf16(k_turned_) + s0 * Padded(D));
+    }
+#endif
+  }
+
+  // tile.x = K Q^T, up to the leading scale.
+  template <int NV>
+  void MultiplyKeys(const Panel& panel, const LogitTile& tile) {
+    const float scale = LeadingScale(attention_);
+#if defined(__AMX_BF16__)
+    if (tiles_) {
+      if constexpr (NV == kPairVecs) MultiplyTiles(k_block_, attention_.D, panel.q, tile, tile.x);
+      if (scale != 1.0f) ForEach(tile, [&](Vec x) { return x * Broadcast(scale); });
+      return;
+    }
+#endif
+    Lhs k = KeysOf(attention_.k, tile, attention_.D, false, k_block_, &k_held_);
+    k.data = k.Row(InBlock(tile));
+    Product<NV>(k, panel.q, tile.keys, attention_.D, scale, tile.x);
+  }
+
+  // dp = V dO^T
+  template <int NV>
+  void MultiplyValues(const Panel& panel, const LogitTile& tile, float* dp) {
+#if defined(__AMX_BF16__)
+    if (all_tiles_) {
+      if constexpr (NV == kPairVecs) MultiplyTiles(v_block_, attention_.E, panel.cotangent, tile, dp);
+      return;
+    }
+#endif
+    Lhs v = KeysOf(attention_.v, tile, attention_.E, false, v_block_, &v_held_);
+    v.data = v.Row(InBlock(tile));
+    Product<NV>(v, panel.cotangent, tile.keys, attention_.E, 1.0f, dp);
+  }
+
+  // dQ^T += K^T dx
+  template <int NV>
+  void AddToQueries(const Panel& panel, const LogitTile& tile) {
+#if defined(__AMX_BF16__)
+    if (all_tiles_) {
+      if constexpr (NV == kPairVecs) AddToQueryTiles(panel, tile);
+      return;
+    }
+#endif
+    Lhs k = KeysOf(attention_.k, tile, attention_.D, true, k_turned_, &k_turned_held_);
+    k.data += InBlock(tile) * k.col;
+    Matmul<NV>(k, tile.x, attention_.D, tile.keys, panel.dq,
+               [](float* to, int, Vec sum) { Store(to, Load(to) + sum); });
+  }
+
+#if defined(__AMX_BF16__)
+  static void MultiplyTiles(float* rows, int64_t depth, float* queries, const LogitTile& tile, float* x) {
+    PairProduct<kPairVecs>(AsBf16(rows) + tile.s0 * Padded(depth), Padded(depth), AsBf16(queries),
+                           RoundUp(tile.keys, kPairRows), Padded(depth), x, false);
+  }
+
+  void AddToQueryTiles(const Panel& panel, const LogitTile& tile) {
+    uint16_t* const dx = AsBf16(rounded_) + at_once_ * kKeysPerBlock * kPairLanes;
+    StoreProbabilities<kPairVecs>(0, tile.keys, dx,
+                                  [&](int64_t s, int i) { return Load(tile.x + s * kPairLanes + i * kWidth); });
+    PadProbabilities<kPairVecs>(tile.keys, dx);
+    const int64_t begin = InBlock(tile), s0 = tile.s0 - begin;
+    PairProduct<kPairVecs>(AsBf16(k_turned_) + s0 * Padded(attention_.D) + begin, kKeysPerBlock, dx,
+                           Padded(attention_.D), RoundUp(tile.keys, kPairDepth), panel.dq, true);
+  }
+#endif
+
+  // Keeps p or dx of a panel, rounded, for AddRounded(): what there is none of is 0.
+  void KeepRounded([[maybe_unused]] const Panel& panel, [[maybe_unused]] const LogitTile& tile) {
+#if defined(__AMX_BF16__)
+    const int64_t number = PanelNumber(panel), stride = at_once_ * kPairLanes;
+    if (rounded_end_ == 0) rounded_begin_ = rounded_end_ = number;
+    for (; rounded_end_ < number; ++rounded_end_) {
+      RoundRows(nullptr, kKeysPerBlock, 0, stride, AsBf16(rounded_) + rounded_end_ * kPairLanes);
+    }
+    uint16_t* const rows = AsBf16(rounded_) + number * kPairLanes;
+    const int64_t begin = InBlock(tile), end = begin + tile.keys;
+    RoundRows(nullptr, begin, 0, stride, rows);
+    RoundRows(tile.x, tile.keys, panel.queries, stride, rows + begin * stride);
+    RoundRows(nullptr, kKeysPerBlock - end, 0, stride, rows + end * stride);
+    rounded_end_ = number + 1;
+#endif
+  }
+
+  // sums[s] += sum_t kept[s, t] B[t], over all panels.
+  void AddRounded([[maybe_unused]] int64_t block, [[maybe_unused]] float* b, [[maybe_unused]] int64_t cols,
+                  [[maybe_unused]] float* sums) {
+#if defined(__AMX_BF16__)
+    const int64_t s0 = block * kKeysPerBlock, stride = at_once_ * kPairLanes;
+    const int64_t rows = RoundUp(Min(kKeysPerBlock, attention_.S - s0), kPairRows);
+    const int64_t begin = rounded_begin_ * kPairLanes, depth = rounded_end_ * kPairLanes - begin;
+    rounded_begin_ = rounded_end_ = 0;
+    if (depth == 0) return;
+    for (int64_t c = 0; c < cols; c += kPairLanes) {
+      PairProduct<kPairVecs>(AsBf16(rounded_) + begin, stride, AsBf16(b) + c * stride + begin * kPairLanes, rows, depth,
+                             sums + c * sum_rows_ + s0 * kPairLanes, true);
+    }
+#endif
   }
 
   void LoadSink(Panel& panel, const Operand& sink) {
@@ -452,9 +639,8 @@ class Item {
   template <int NV>
   void Sweep(Panel& panel, const Block& at) {
     const LogitTile& tile = at.tile;
-    const Lhs k = KeysOf(attention_.k, tile, attention_.D, false, k_block_, &k_held_);
     next_kept_ = at.kept;
-    Product<NV>(k, panel.q, tile.keys, attention_.D, LeadingScale(attention_), tile.x);
+    MultiplyKeys<NV>(panel, tile);
     for (int i = FirstStep(); i < attention_.n_logit_steps; ++i) Forward(tile, i);
     Probabilities<NV>(panel, tile);
     LogitTile values = tile;  // f(p)
@@ -464,11 +650,10 @@ class Item {
       CopyTile(tile, values_);
       for (int i = attention_.n_logit_steps; i < attention_.n_steps; ++i) Forward(values, i);
     }
-    if (wanted_.v) AddProduct(values, values.x, panel.cotangent_rows, tile.s0, sum_rows_, attention_.E, dv_);
+    if (wanted_.v) AddToKeys(panel, values, panel.cotangent_rows, attention_.E, dv_);
     if (!wanted_.logits) return;
 
-    const Lhs v = KeysOf(attention_.v, tile, attention_.E, false, v_block_, &v_held_);
-    Product<NV>(v, panel.cotangent, tile.keys, attention_.E, 1.0f, at.dp);
+    MultiplyValues<NV>(panel, tile, at.dp);
     LogitTile gradient = tile;
     gradient.x = at.dp;
     for (int i = attention_.n_steps - 1; i >= attention_.n_logit_steps; --i) Backward(gradient, i);
@@ -479,24 +664,31 @@ class Item {
   template <int NV>
   void SweepBack(Panel& panel, const Block& at) {
     LogitTile gradient = at.tile;
-    gradient.x = at.dp;
+    gradient.x = values_;  // what is in the cache: a block is not written again
     next_kept_ = at.kept + KeptTiles(problem_, 0, attention_.n_logit_steps) * kTileFloats;
-    ThroughSoftmax<NV>(panel, at.tile, at.dp);
+    ThroughSoftmax<NV>(panel, at.tile, at.dp, gradient.x);
     for (int i = attention_.n_logit_steps - 1; i >= FirstStep(); --i) Backward(gradient, i);
-    if (wanted_.q) {
-      const Lhs k = KeysOf(attention_.k, gradient, attention_.D, true, k_turned_, &k_turned_held_);
-      Matmul<NV>(k, at.dp, attention_.D, gradient.keys, panel.dq,
-                 [](float* to, int, Vec sum) { Store(to, Load(to) + sum); });
-    }
-    if (wanted_.k) AddProduct(gradient, at.dp, panel.q_rows, gradient.s0, sum_rows_, attention_.D, dk_);
+    if (wanted_.q) AddToQueries<NV>(panel, gradient);
+    if (wanted_.k) AddToKeys(panel, gradient, panel.q_rows, attention_.D, dk_);
+  }
+
+  // dK or dV += x B, at once or, where the panels make one product of tiles together, later.
+  void AddToKeys(const Panel& panel, const LogitTile& tile, const float* b, int64_t cols, float* sums) {
+    if (all_tiles_) return KeepRounded(panel, tile);
+    AddProduct(tile, tile.x, b, tile.s0, sum_rows_, cols, sums);
   }
 
   // The scale that steps begin with is part of the products with Q and K.
   int FirstStep() const { return BeginsWithScale(attention_) ? 1 : 0; }
 
+  // The first key of a tile, counted from that of its block.
+  static int64_t InBlock(const LogitTile& tile) { return tile.s0 % kKeysPerBlock; }
+
+  // The whole block that a tile lies in, which other panels may read too.
   Lhs KeysOf(const Operand& operand, const LogitTile& tile, int64_t cols, bool turned, float* copy, int64_t* held) {
-    const int64_t offset = operand.Offset(index_, attention_.n_parallel);
-    return KeyBlock(operand, offset, tile.s0, tile.keys, cols, turned, n_panels_, copy, held);
+    const int64_t offset = operand.Offset(index_, attention_.n_parallel), s0 = tile.s0 - InBlock(tile);
+    const int64_t keys = Min(kKeysPerBlock, attention_.S - s0);
+    return KeyBlock(operand, offset, s0, keys, cols, turned, n_panels_, copy, held);
   }
 
   // Runs step i on the logits or probabilities and keeps what its backward needs.
@@ -576,9 +768,9 @@ class Item {
     }
   }
 
-  // dp = p o (dp - delta - remainder)
+  // dx = p o (dp - delta - remainder)
   template <int NV>
-  void ThroughSoftmax(const Panel& panel, const LogitTile& p, float* dp) {
+  void ThroughSoftmax(const Panel& panel, const LogitTile& p, const float* dp, float* dx) {
     Vec delta[NV], remainder[NV];
     for (int i = 0; i < NV; ++i) {
       delta[i] = Load(panel.delta + i * kWidth);
@@ -587,7 +779,7 @@ class Item {
     for (int64_t s = 0; s < p.keys; ++s) {
       for (int i = 0; i < NV; ++i) {
         const int64_t at = s * p.lanes + i * kWidth;
-        Store(dp + at, Load(p.x + at) * (Load(dp + at) - delta[i] - remainder[i]));
+        Store(dx + at, Load(p.x + at) * (Load(dp + at) - delta[i] - remainder[i]));
       }
     }
   }
@@ -678,7 +870,7 @@ class Item {
     for (int i = 0; i < problem_.n_gradients; ++i) {
       const Gradient& gradient = problem_.gradients[i];
       if (gradient.role != role) continue;
-      WritePacked(sums, attention_.S, sum_rows_, cols, scale * gradient.factor, gradient.adds,
+      WritePacked(all_tiles_, sums, attention_.S, sum_rows_, cols, scale * gradient.factor, gradient.adds,
                   TargetAt(gradient, 0, 0));
     }
   }
@@ -688,6 +880,7 @@ class Item {
   const AttentionVjpProblem& problem_;
   const AttentionProblem& attention_;
   const Wanted wanted_;
+  const bool tiles_, all_tiles_;  // products made of tiles of bfloat16: K Q^T, all
   const Fills fills_;
   const AttentionVjpPlan& plan_;
   const int64_t part_, outer_;
@@ -697,15 +890,20 @@ class Item {
   ParallelIndex index_{};
   Panel panels_[kMaxPanels];
   int n_panels_ = 0;
+  int64_t at_once_ = 0;  // n_panels_ at most
+  int64_t rounded_begin_ = 0, rounded_end_ = 0;  // panels that rounded_ has
   bool bands_ = false;  // that a block can lie outside of
   Known keys_finite_ = Known::kNotYet;  // K and V of this position
-  float* values_;       // tile: f(p) where there is an f
+  float* values_;       // tile: f(p) where there is an f, then dx
   float* modifier_;
   float* kept_after_;   // the tiles that the steps after the normaliser keep
   float* next_kept_ = nullptr;
-  float* k_block_;   // [keys, D]
-  float* k_turned_;  // [D, keys]
-  float* v_block_;   // [keys, E]
+  float* k_block_;          // [keys, D] of a block, or for tiles of all keys
+  float* k_turned_;         // [D, keys] of a block, one after the other
+  float* v_block_;          // [keys, E]
+  float* rounded_;          // [keys of a block, queries of all panels], then pairs [keys of a block, queries of one]
+  float* query_pairs_;      // [queries of all panels, D] in pairs, 32 columns after 32
+  float* cotangent_pairs_;  // [queries of all panels, E] likewise
   float* dk_;                          // [sum_rows, D], packed
   float* dv_;                          // [sum_rows, E], packed
   int64_t k_held_ = -1, k_turned_held_ = -1, v_held_ = -1;  // first key of the copied block

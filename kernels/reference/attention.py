@@ -86,11 +86,13 @@ def attention_vjp(
     mod_strides: Sequence[Sequence[int]] = (),
     steps: Sequence[Step] = (),
     dtype: npt.DTypeLike = np.float64,
+    rounded: npt.DTypeLike | None = None,
 ) -> list[Array]:
     """The gradients of `attention`, by the chain rule from the logits and probabilities that are all kept.
 
     Takes what `zenith_mlir.kernels.cpu.attention_vjp.attention_vjp_call` takes, without the results of the forward, and
-    computes in `dtype`.
+    computes in `dtype`. With `rounded`, what the queries, keys and cotangents are multiplied with is rounded to it: the
+    probabilities and the gradient of the logits.
     """
     t, s, d, e = sizes
     q, k, v, do = (
@@ -133,6 +135,8 @@ def attention_vjp(
         for sink in sinks:
             found[FIRST_MODIFIER + sink][..., :1] -= p[..., s:] * delta
         dx = backward(p[..., :s] * (dp - delta), before, logits)
+        if rounded is not None:
+            values, dx = (x.astype(rounded).astype(dtype) for x in (values, dx))
         found |= {Q: dx @ k, K: np.swapaxes(dx, -1, -2) @ q, V: np.swapaxes(values, -1, -2) @ do}
     return [
         _summed(found[gradient.role], gradient.strides, gradient.shape) * np.asarray(gradient.factor, dtype)

@@ -39,6 +39,8 @@ inline Pairs PairUp(Vec first, Vec second) {
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, halves);
 }
+// Both rounded likewise, one after the other.
+inline Pairs RoundRow(Vec first, Vec second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
 inline Vec AsVec(Pairs x) { return _mm512_castsi512_ps(x); }
 inline Pairs AsPairs(Vec x) { return _mm512_castps_si512(x); }
 #else
