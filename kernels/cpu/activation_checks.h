@@ -38,6 +38,7 @@ ffi::Error ToRows(const char* name, ffi::AnyBuffer buffer, int64_t rows, int64_t
   if (!dtype || *dtype == Dtype::kPred) {
     return Invalid(name, " has element type ", static_cast<int>(buffer.element_type()), ", expected f32, bf16 or f16");
   }
+  if (buffer.dimensions().size() == 0) return Invalid(name, " is a scalar, expected an axis of features");
   const int64_t features = Features(buffer), got = features == 0 ? 0 : buffer.element_count() / features;
   if (offset < 0 || offset > features || cols > features - offset) {
     return Invalid(name, " has ", features, " features, expected at least ", cols, " from ", offset, " on");

@@ -131,7 +131,7 @@ inline ffi::Error ToSteps(Ints rows, Floats constants, const std::vector<Operand
   ZENITH_RETURN_IF_ERROR(CheckSize("steps_f", constants.size(), rows.size() / 4, "one for each step"));
   for (size_t i = 0; i < constants.size(); ++i) {
     const int64_t* row = rows.begin() + 4 * i;
-    Step step{static_cast<Opcode>(row[0]), static_cast<int>(row[1]), std::max(row[2], -kMaxDistance),
+    Step step{static_cast<Opcode>(row[0]), row[1], std::max(row[2], -kMaxDistance),
               std::min(row[3], kMaxDistance), constants.begin()[i]};
     step.lo = std::min(step.lo, kMaxDistance);
     step.hi = std::max(step.hi, -kMaxDistance);

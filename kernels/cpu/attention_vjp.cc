@@ -66,12 +66,13 @@ ffi::Error CheckRole(const std::string& name, int64_t role, const std::vector<Op
   return Invalid(name, " is of modifier ", modifier, ", which is pred and has none");
 }
 
-// A sink has no key to which its gradient could belong.
-ffi::Error CheckSink(const std::string& name, const Gradient& gradient, const std::vector<Step>& steps) {
-  for (const Step& step : steps) {
-    if (step.op == Opcode::kSink && gradient.IsModifier(step.modifier) && gradient.to.col != 0) {
-      return Invalid(name, " is of a sink and must not vary along s");
-    }
+// A sink has no key to which its gradient could belong, and its gradient is written where there is no key, too.
+ffi::Error CheckSink(const std::string& name, const Gradient& gradient, const CheckedAttention& checked) {
+  for (const Step& step : checked.steps) {
+    if (step.op != Opcode::kSink || !gradient.IsModifier(step.modifier)) continue;
+    if (gradient.to.col != 0) return Invalid(name, " is of a sink and must not vary along s");
+    ZENITH_RETURN_IF_ERROR(
+        CheckBounds(name.c_str(), checked.problem, gradient.to, gradient.rows, 1, gradient.elements));
   }
   return ffi::Error::Success();
 }
@@ -93,7 +94,7 @@ ffi::Error ToGradient(size_t i, int64_t role, float factor, ffi::AnyBuffer buffe
       ToOperand(name.c_str(), buffer, problem, strides, gradient->rows, gradient->cols, &gradient->to));
   ZENITH_RETURN_IF_ERROR(CheckDense(name.c_str(), problem, gradient->to, gradient->rows, gradient->cols,
                                     gradient->elements, Axes::kNotSummed));
-  ZENITH_RETURN_IF_ERROR(CheckSink(name, *gradient, checked.steps));
+  ZENITH_RETURN_IF_ERROR(CheckSink(name, *gradient, checked));
   gradient->adds = Adds(*gradient, problem);
   return ffi::Error::Success();
 }

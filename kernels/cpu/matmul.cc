@@ -55,9 +55,10 @@ ffi::Error CheckBounds(const char* name, std::initializer_list<const Axes*> grou
   for (const Axes* axes : groups) {
     for (int64_t i = 0; i < axes->count; ++i, ++strides) {
       const int64_t steps = std::max<int64_t>(axes->extents[i] - 1, 0);
-      int64_t reach;
+      int64_t reach, past;  // what StridedIndex multiplies, where an axis is empty too
       empty |= axes->extents[i] == 0;
       overflow |= *strides < 0 || __builtin_mul_overflow(steps, *strides, &reach) ||
+                  __builtin_mul_overflow(axes->extents[i], *strides, &past) ||
                   __builtin_add_overflow(last, reach, &last);
     }
   }

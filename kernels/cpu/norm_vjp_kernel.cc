@@ -36,7 +36,8 @@ Means MeansOf(const RowStatistics& row, const float* s, const float* dy, const f
               bool centred) {
   double sums[2] = {0, 0};
   SumRow(cols, sums, [&](int64_t i, auto lanes, Vec* sum) __attribute__((always_inline)) {
-    const Vec n = row.Normalised(Read(s + i, lanes)), y = Read(dy + i, lanes);
+    // What lies beyond the row is 0 in g, and must not be infinite in n.
+    const Vec n = lanes.OrElse(row.Normalised(Read(s + i, lanes)), Broadcast(0.0f)), y = Read(dy + i, lanes);
     const Vec g = kHasWeight ? y * Read(weight + i, lanes) : y;
     sum[0] = sum[0] + g;
     sum[1] = Fma(g, n, sum[1]);

@@ -81,7 +81,9 @@ ffi::Error CheckDense(const RotaryProblem& problem, int64_t elements) {
       block *= problem.dims[d];
     }
   }
-  if (block == elements && block == problem.rows * problem.features) return ffi::Error::Success();
+  int64_t all;
+  const bool overflow = __builtin_mul_overflow(problem.rows, problem.features, &all);
+  if (!overflow && all == elements && (all == 0 || block == elements)) return ffi::Error::Success();
   return Invalid("the strides of out must visit each of its ", elements, " elements exactly once");
 }
 
@@ -114,8 +116,8 @@ ffi::Error CheckAndRun(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer co
                                       problem.sin_strides));
   ZENITH_RETURN_IF_ERROR(CheckStrides("out", attributes.out_strides, problem, problem.features, elements,
                                       problem.out_strides));
-  if (problem.rows == 0 || problem.features == 0) return ffi::Error::Success();
   ZENITH_RETURN_IF_ERROR(CheckDense(problem, elements));
+  if (elements == 0) return ffi::Error::Success();
   problem.x = x.untyped_data();
   problem.cos = cos.untyped_data();
   problem.sin = sin.untyped_data();

@@ -265,3 +265,9 @@ X = np.zeros((4, 6), F32)
 def test_bad_arguments_raise(call: Any, message: str) -> None:
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         jax.block_until_ready(call())
+
+
+def test_a_scalar_has_no_features() -> None:
+    call = jax.ffi.ffi_call("zenith_activation", jax.ShapeDtypeStruct((), F32))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out is a scalar, expected an axis of features"):
+        jax.block_until_ready(call(np.zeros((3, 0), F32), kind=np.int64(Kind.GELU), slope=np.float32(1)))

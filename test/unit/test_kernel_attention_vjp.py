@@ -646,7 +646,6 @@ def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
     ("problem", "min_seq", "reason"),
     [
         (Problem(), 151, "below min-seq"),
-        (Problem(axes={"b": 1, "h": 1, "t": 1, "s": 50, "d": 4, "e": 4}), 32, "too few query rows"),
         (Problem(dtype="float64"), 0, "takes float32, bfloat16, float16, not float64"),
         (
             Problem(modifiers=(("t s", "bool"),), steps=(Step("post_select", operand=3, value=0.5),)),
@@ -780,6 +779,24 @@ def test_bad_element_types_raise(position: int, dtype: Any, message: str) -> Non
     arrays, keywords = _arguments()
     arrays[position] = arrays[position].astype(dtype)
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        _call(arrays, keywords)
+
+
+def test_the_gradient_of_a_sink_has_its_elements_where_there_is_no_key() -> None:
+    arrays, keywords = _arguments()
+    arrays[1], arrays[2], sink = arrays[1][:, :0], arrays[2][:, :0], np.zeros(70, np.float32)
+    arrays[6] = [sink]
+    dq = kernel.Gradient(kernel.Q, [560, 8, 1], (2, 70, 8))
+    keywords |= {
+        "sizes": (70, 0, 8, 6),
+        "mod_strides": [[0, 1, 0]],
+        "steps": [KernelStep(Opcode.SINK, modifier=0)],
+        "gradients": [dq, kernel.Gradient(kernel.FIRST_MODIFIER, [0, 1, 0], (70,))],
+    }
+    _, dsink = _call(arrays, keywords)
+    np.testing.assert_array_equal(dsink, 0)
+    keywords["gradients"] = [dq, kernel.Gradient(kernel.FIRST_MODIFIER, [0, 1, 0], (0,))]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="gradient 1 reach element 69, the operand has 0"):
         _call(arrays, keywords)
 
 

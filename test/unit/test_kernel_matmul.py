@@ -337,6 +337,16 @@ def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
         ({"rhs_strides": [6, 1, 1]}, "attribute rhs_strides has 3 elements, expected 2"),
         ({"rhs_strides": [6, -1]}, "the strides of rhs are negative or overflow"),
         ({"lhs_strides": [2**62, 2**62]}, "the strides of lhs are negative or overflow"),
+        (
+            {
+                "m": [1, 5],
+                "k": [0],
+                "lhs_strides": [1, 2 * 10**18, 1],
+                "out_strides": [0, 6, 1],
+                "mod_strides": [[0, 0, 1]],
+            },
+            "the strides of lhs are negative or overflow",
+        ),
         ({"out_strides": [1, 1]}, "the strides of out must visit each"),
         ({"out_strides": [0, 1]}, "the strides of out must visit each"),
         ({"mod_strides": [[0, 2]]}, "the strides of modifier 0 reach element 10"),

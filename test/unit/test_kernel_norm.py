@@ -218,3 +218,9 @@ def test_operands_and_results_are_counted() -> None:
     failing("zenith_norm: the operand weight is missing", lambda: call(x, **numbers, **flags | {"weight": True}))
     failing("zenith_norm: there are 1 operands too many", lambda: call(x, x, **numbers, **flags))
     failing("zenith_norm: the result sum is missing", lambda: call(x, x, **numbers, **flags | {"residual": True}))
+
+
+def test_gradient_of_a_large_constant_row() -> None:
+    x = np.full((2, 5), 2e36, np.float32)  # mean / sqrt(epsilon) is beyond float32
+    (dx,) = norm_vjp_call(jnp.asarray(x), jnp.asarray(x * 0 + [1, 2, 3, 4, 5], jnp.float32), centred=True, epsilon=1e-5)
+    np.testing.assert_allclose(dx[0], np.arange(-2, 3) / np.sqrt(1e-5), rtol=1e-5)

@@ -141,6 +141,7 @@ def test_on_narrower_instruction_sets(isa: str) -> None:
         ({"dims": [2, 5]}, "attribute x_strides has 3 elements, expected 2"),
         ({"dims": [1] * 9}, "dims has 9 elements, at most 8"),
         ({"dims": [2, -5, 3]}, r"extent dims\[1\] is -5"),
+        ({"dims": [2, 0, 3]}, "the strides of out must visit each of its 1920 elements exactly once"),
         ({"dims": [2**31, 2**31, 2**31]}, "the product of dims overflows"),
         ({"rotated": 63}, "rotated is 63, expected an even number up to the 64 features"),
         ({"rotated": 66}, "rotated is 66"),
@@ -154,6 +155,15 @@ def test_bad_arguments_raise(changed: dict[str, Any], message: str) -> None:
     arrays, arguments = problem()
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         jax.block_until_ready(rotary_call(*arrays, **arguments | changed))
+
+
+def test_rows_times_features_does_not_wrap_around() -> None:
+    dims = [5, 107367629, 536903681]  # 2^58 + 1 rows of 64 features are 64 elements modulo 2^64
+    none = [0, 0, 0]
+    x, table = np.zeros((1, 64), np.float32), np.zeros((1, 32), np.float32)
+    strides = {"x_strides": none, "cos_strides": none, "sin_strides": none}
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the strides of out must visit each of its 64 elements"):
+        jax.block_until_ready(rotary_call(x, table, table, dims=dims, rotated=64, **strides))
 
 
 def test_bad_element_types_raise() -> None:

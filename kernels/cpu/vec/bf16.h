@@ -67,6 +67,7 @@ inline void ConfigureTiles() {
     config.row_bytes[i] = 64;
     config.rows[i] = kTileRows;
   }
+  asm volatile("" : : "r"(&config) : "memory");  // the intrinsic says of the first bytes alone that they are read
   _tile_loadconfig(&config);
 }
 inline void ReleaseTiles() { _tile_release(); }
