@@ -7,8 +7,6 @@ rounds its probabilities too, as a program in bfloat16 does.
 
 import dataclasses
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isa_subprocess import INSTRUCTION_SETS, run_on
 
 from zenith_mlir.kernels import cpu
 from zenith_mlir.kernels.cpu import library
@@ -524,29 +523,15 @@ def test_concurrent_calls() -> None:
         np.testing.assert_array_equal(results[i], expected)
 
 
-INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16", "amx")
-
-
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
-def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    """On one thread: this process has one a core."""
-    if INSTRUCTION_SETS.index(isa) >= INSTRUCTION_SETS.index(cpu.instruction_set()):
-        pytest.skip(f"{isa} is not narrower than what this process uses")
-    code = (
-        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import pytest;"
-        "from zenith_mlir.kernels import cpu; print('on', cpu.instruction_set());"
-        "sys.exit(pytest.main(sys.argv[1:]))"
+def test_on_narrower_instruction_sets(isa: str) -> None:
+    run_on(
+        isa,
+        __file__,
+        "-k",
+        "dtypes or test_steps or ragged or few_queries or bfloat16 or fully_masked or sizes",
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__],
-        env={**os.environ, "ZENITH_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert run.stdout.startswith(f"on {isa}\n")
 
 
 # Refusals

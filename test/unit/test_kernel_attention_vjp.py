@@ -8,11 +8,8 @@ which needs no compiler and judges most programs here. A test holds the two toge
 
 import dataclasses
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isa_subprocess import INSTRUCTION_SETS, run_on
 
 from zenith_mlir.dialects import attention, attention_vjp
 from zenith_mlir.dialects.attention import AttentionSpec, Step
@@ -619,24 +617,9 @@ def test_the_same_bits_each_time_and_from_several_threads() -> None:
 
 
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    """On one thread: this process has one a core."""
-    code = (
-        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import pytest;"
-        "from zenith_mlir.kernels import cpu; print('on', cpu.instruction_set());"
-        "sys.exit(pytest.main(sys.argv[1:]))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__],
-        env={**os.environ, "ZENITH_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    widest = cpu.instruction_set()
-    assert run.stdout.startswith(f"on {widest if widest == 'portable' else isa}\n")
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
+def test_on_narrower_instruction_sets(isa: str) -> None:
+    run_on(isa, __file__, "-k", "narrow_types or test_steps or ragged or layouts or the_logits_are")
 
 
 # Refusals of the implementation

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kernel_judge import judge, run_narrower
+from isa_subprocess import run_on
+from kernel_judge import judge
 
 from zenith_mlir.dialects import cross_entropy as dialect
 from zenith_mlir.kernels.cpu.cross_entropy import Outside, cross_entropy_call, cross_entropy_vjp_call
@@ -120,7 +121,7 @@ def test_few_rows_and_many(shape: tuple[int, ...]) -> None:
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_narrower(__file__, isa, "131 or options or 777 or 9001-float32")
+    run_on(isa, __file__, "-k", "131 or options or 777 or 9001-float32")
 
 
 def test_bad_arguments_raise() -> None:

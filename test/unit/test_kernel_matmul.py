@@ -6,11 +6,8 @@ place, and has NaN and infinities exactly where that has them.
 
 import dataclasses
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,8 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isa_subprocess import INSTRUCTION_SETS, run_on
 
-from zenith_mlir.kernels import cpu
 from zenith_mlir.kernels.cpu.matmul import Opcode, Step, matmul_call
 from zenith_mlir.kernels.reference import matmul as reference
 
@@ -295,28 +292,10 @@ def test_concurrent_calls() -> None:
 
 
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512bf16"])
-def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    """On one thread: this process has one a core."""
-    order = ["portable", "avx2", "avx512", "avx512bf16", "amx"]
-    widest = cpu.instruction_set()
-    if order.index(isa) >= order.index(widest):
-        pytest.skip(f"this process runs on {widest}")
-    code = (
-        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import pytest;"
-        "from zenith_mlir.kernels import cpu; print('on', cpu.instruction_set());"
-        "sys.exit(pytest.main(sys.argv[1:]))"
-    )
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
+def test_on_narrower_instruction_sets(isa: str) -> None:
     chosen = "several_blocks or (dtypes and bfloat16) or (adversarial and equal) or stay or (ragged and 40)"
-    run = subprocess.run(
-        [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, __file__],
-        env={**os.environ, "ZENITH_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert run.stdout.startswith(f"on {isa}\n")
+    run_on(isa, __file__, "-k", chosen)
 
 
 # Refusals

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kernel_judge import judge, run_narrower
+from isa_subprocess import run_on
+from kernel_judge import judge
 
 from zenith_mlir.kernels.cpu.norm import norm_call, norm_vjp_call
 from zenith_mlir.kernels.reference import norm as reference
@@ -185,7 +186,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_narrower(__file__, isa, "131 or each_part or 9001 or 1500")
+    run_on(isa, __file__, "-k", "131 or each_part or 9001 or 1500")
 
 
 # Refusals

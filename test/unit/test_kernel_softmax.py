@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kernel_judge import judge, run_narrower
+from isa_subprocess import run_on
+from kernel_judge import judge
 
 from zenith_mlir.kernels.cpu.softmax import softmax_call, softmax_vjp_call
 from zenith_mlir.kernels.reference import softmax as reference
@@ -97,7 +98,7 @@ def test_few_rows_and_many(shape: tuple[int, ...]) -> None:
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_narrower(__file__, isa, "131 or scales or 777")
+    run_on(isa, __file__, "-k", "131 or scales or 777")
 
 
 def test_bad_arguments_raise() -> None:
