@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 
+#include "hand_over.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace zenith {
@@ -29,6 +30,7 @@ void ParallelFor(xla::ffi::ThreadPool& pool, int64_t threads, int64_t items, con
     int64_t working = 0;
     bool closed = false;
   };
+  TakeFromXla();
   auto loop = std::make_shared<Loop>();
   auto work = [&worker, items, loop = loop.get()] {
     worker([&]() -> int64_t {
@@ -42,11 +44,13 @@ void ParallelFor(xla::ffi::ThreadPool& pool, int64_t threads, int64_t items, con
       std::unique_lock<std::mutex> lock(loop.mutex);
       loop.closed = true;
       loop.idle.wait(lock, [&] { return loop.working == 0; });
+      GiveToXla();
     }
   } on_return{*loop};
 
   for (int64_t i = 1; i < std::min(threads, items); ++i) {
-    pool.Schedule([loop, work] {
+    pool.Schedule([loop, work, handed_over = HandedOver()] {
+      TakeFromXla();
       {
         std::lock_guard<std::mutex> lock(loop->mutex);
         if (loop->closed) return;
@@ -87,6 +91,12 @@ class Scratch {
   int64_t floats_ = 0;
 };
 
+// This thread's, whichever kernel it runs: it is in one at a time.
+inline Scratch& ScratchOfThread() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
 // Runs run(item, scratch) for each item, with `floats` floats of scratch that are the thread's own. `run` itself may not
 // call this.
 template <class Run>
@@ -94,7 +104,7 @@ xla::ffi::Error ParallelForWithScratch(xla::ffi::ThreadPool& pool, int64_t threa
                                        const Run& run) {
   std::atomic<bool> out_of_memory{false};
   ParallelFor(pool, threads, items, [&](auto next) {
-    static thread_local Scratch kept;
+    Scratch& kept = ScratchOfThread();
     float* const scratch = kept.Take(floats);
     if (scratch == nullptr) out_of_memory = true;
     for (int64_t item = next(); item >= 0; item = next()) {
