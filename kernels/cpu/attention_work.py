@@ -29,22 +29,23 @@ def backward_work(request: Request) -> Work | None:
 def _work(spec: AttentionSpec, request: Request, few: int = 0) -> Work:
     parallel, rows, columns = prod(spec.size(axis) for axis in spec.parallel), spec.size("t"), spec.size("s")
     logits = parallel * rows * columns
-    row_lanes = rows if rows <= few else -(-rows // _LANES) * _LANES
-    lanes = parallel * row_lanes * columns * _visible(spec, rows, columns)
+    lanes = parallel * -(-rows // _LANES) * _LANES * columns * _visible(spec, rows, columns)
     depth = spec.size("e") + prod(spec.size(axis) for axis in spec.contracted)
     steps, modifiers = len(spec.steps), sum(step.operand is not None for step in spec.steps)
     panels = parallel * -(-rows // _PANEL)
     elements = _elements((*request.operands, *request.results))
+    tiles = {
+        "call": 1,
+        "panels": panels,
+        "elements": elements,
+        "logits": lanes,
+        "products": lanes * depth,
+        "modifiers": lanes * modifiers,
+    }
+    streams = {"call": 1, "streams": parallel, "streamed": elements, "streamed products": logits * depth}
     return Work(
         spec.roles(request.operands)[0].dtype.name,
-        {
-            "call": 1,
-            "panels": panels,
-            "elements": elements,
-            "logits": lanes,
-            "products": lanes * depth,
-            "modifiers": lanes * modifiers,
-        },
+        streams if rows <= few else tiles,
         {
             "call": 1,
             "elements": elements,
