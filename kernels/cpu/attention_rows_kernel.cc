@@ -19,6 +19,7 @@ namespace zenith::ZENITH_ISA {
 namespace {
 
 constexpr int64_t kMostQueries = 8;  // from here on the queries fill the lanes of attention_kernel.cc well enough
+constexpr int64_t kKeysPerQuery = 8;  // with fewer keys what is done once a row takes longer than the keys
 constexpr int64_t kRowsPerItem = 32;
 constexpr int64_t kKeysPerBlock = 512;
 constexpr int64_t kKeysPerSum = 32;  // long sums are sums of sums, and so many rows of V stay in the first-level cache
@@ -331,7 +332,8 @@ class RowTile {
 // Few queries, features that are neighbours, and most keys inside the bands. Left to attention_kernel.cc: steps that
 // replace probabilities, and residuals, whose maximum is that of the logits as a backward makes them again.
 bool Takes(const AttentionProblem& problem) {
-  if (problem.T < 1 || problem.T > kMostQueries || problem.S < 1 || problem.maximum != nullptr) return false;
+  if (problem.T < 1 || problem.T > kMostQueries || problem.maximum != nullptr) return false;
+  if (problem.S < kKeysPerQuery * problem.T) return false;
   if (problem.k.col != 1 || problem.v.col != 1) return false;
   for (int i = problem.n_logit_steps; i < problem.n_steps; ++i) {
     if (problem.steps[i].op == Opcode::kPostSelect) return false;
