@@ -10,23 +10,24 @@ import numpy as np
 from zenith_mlir.dialects.attention import AttentionSpec
 from zenith_mlir.dialects.implementation import Request, TensorSpec, Work
 
-# Queries lie along the lanes of a vector: fewer than fill one cost as much. So many are a panel, at most. Few lie there
-# in a backward alone and its forward; otherwise they have a kernel whose lanes are features.
-_LANES, _PANEL, _FEW = 16, 48, 8
+# Queries lie along the lanes of a vector: fewer than fill one cost as much. So many are a panel, at most.
+_LANES, _PANEL = 16, 48
+# Few of them, over many keys each, have a kernel whose lanes are features, but for a backward and its forward.
+_FEW, _KEYS_PER_QUERY = 8, 8
 
 
 def forward_work(request: Request) -> Work | None:
     """None where the user's min-seq decides, and for a forward that a backward needs: the two are weighed together."""
     spec: AttentionSpec = request.spec
-    return None if request.min_seq is not None or spec.residuals else _work(spec, request, _FEW)
+    return None if request.min_seq is not None or spec.residuals else _work(spec, request, forward=True)
 
 
 def backward_work(request: Request) -> Work | None:
     """That of a backward and its forward; None where the user's min-seq decides."""
-    return None if request.min_seq is not None else _work(request.spec.attention, request)
+    return None if request.min_seq is not None else _work(request.spec.attention, request, forward=False)
 
 
-def _work(spec: AttentionSpec, request: Request, few: int = 0) -> Work:
+def _work(spec: AttentionSpec, request: Request, *, forward: bool) -> Work:
     parallel, rows, columns = prod(spec.size(axis) for axis in spec.parallel), spec.size("t"), spec.size("s")
     logits = parallel * rows * columns
     lanes = parallel * -(-rows // _LANES) * _LANES * columns * _visible(spec, rows, columns)
@@ -45,7 +46,7 @@ def _work(spec: AttentionSpec, request: Request, few: int = 0) -> Work:
     streams = {"call": 1, "streams": parallel, "streamed": elements, "streamed products": logits * depth}
     return Work(
         spec.roles(request.operands)[0].dtype.name,
-        streams if rows <= few else tiles,
+        streams if forward and rows <= _FEW and columns >= _KEYS_PER_QUERY * rows else tiles,
         {
             "call": 1,
             "elements": elements,
