@@ -301,6 +301,12 @@ def test_few_queries_that_are_not_finite(operand: int, value: float) -> None:
     problem.check()
 
 
+def test_a_modifier_of_a_step_that_takes_none_is_not_read() -> None:
+    problem = Problem(T=3, S=70)
+    named = problem.run(steps=(SCALE, Step(Opcode.OFFSET, 2.0, modifier=7)))
+    np.testing.assert_array_equal(named, problem.run(steps=(SCALE, Step(Opcode.OFFSET, 2.0))))
+
+
 def test_residuals_of_few_queries() -> None:
     problem = Problem(T=1, S=1500)
     arguments = {**problem.arguments(), "out_dtype": "float32"}
