@@ -27,12 +27,16 @@ export HF_HUB_OFFLINE = 1
 # What the kernels are built with.
 BUILD = cmake.define.ZENITH_WERROR=ON
 
-.PHONY: demo test check lint kernels sanitize test-jax012 clean
+.PHONY: demo test environments check lint kernels sanitize newer-environment test-jax012 clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/bert_demo.py
 
-test: lint check $(if $(NEWER_PYTHON),test-jax012)
+test: environments lint check $(if $(NEWER_PYTHON),test-jax012)
+
+# Both at once: they wait for the network more than for a processor.
+environments:
+	$(MAKE) -j 2 $(VENV)/test.stamp $(if $(NEWER_PYTHON),newer-environment)
 
 check: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 $(SELECT) test
@@ -63,11 +67,16 @@ sanitize: $(VENV)/test.stamp
 	    $(BIN)/python -m pytest -q -p no:xdist --capture=sys $(SANITIZED) || exit 1; \
 	done
 
+NEWER = PYTHON="$(NEWER_PYTHON)" VENV=.venv-jax012 NEWER_PYTHON= BUILD=cmake.define.ZENITH_OPTIMISE=-O0
+
+newer-environment:
+	@test -n "$(NEWER_PYTHON)" || { echo "No Python 3.12 found; name one: make $(MAKECMDGOALS) NEWER_PYTHON=..."; exit 1; }
+	$(MAKE) $(NEWER) .venv-jax012/test.stamp
+
 # With the kernels that $(BIN) has, as one library serves every Python and JAX; its own are built in a hurry.
-test-jax012: $(VENV)/test.stamp
-	@test -n "$(NEWER_PYTHON)" || { echo "No Python 3.12 found; name one: make test-jax012 NEWER_PYTHON=..."; exit 1; }
+test-jax012: $(VENV)/test.stamp newer-environment
 	ZENITH_CPU_LIBRARY="$$($(BIN)/python -c 'from zenith_mlir.kernels.cpu import library; print(library.load()._name)')" \
-	  $(MAKE) check PYTHON="$(NEWER_PYTHON)" VENV=.venv-jax012 NEWER_PYTHON= SELECT='-m "not once"' BUILD=cmake.define.ZENITH_OPTIMISE=-O0
+	  $(MAKE) check $(NEWER) SELECT='-m "not once"'
 
 # $(VENV)/demo.stamp installs the extra "demo", $(VENV)/test.stamp the extra "test".
 $(VENV)/%.stamp: $(BUILT_FROM)

@@ -21,6 +21,8 @@ from zenith_mlir.dialects.silu import SiluSpec
 from zenith_mlir.dialects.swiglu import SwigluSpec
 from zenith_mlir.ir.composites import composite_attributes, zenith_composites
 
+pytestmark = pytest.mark.once
+
 F = 24
 OPS = {op.NAME: op for op in (gelu, gelu_vjp, silu, silu_vjp, swiglu, swiglu_vjp, rotary, rotary_vjp)}
 

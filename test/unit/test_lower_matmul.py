@@ -16,6 +16,8 @@ from zenith_mlir.dialects.attributes import from_attribute
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.dialects.matmul import MatmulSpec, Step, reference
 
+pytestmark = pytest.mark.once
+
 layout = Layout.parse
 AXES = {"b": 2, "t": 33, "k": 40, "h": 3, "d": 16, "n": 24}
 

@@ -31,6 +31,8 @@ from zenith_mlir.dialects.flat_spec import FlatSpec
 from zenith_mlir.dialects.table import OPS
 from zenith_mlir.ir.context import make_context
 
+pytestmark = pytest.mark.once
+
 
 def draw(*shape: int, dtype: str = "float32", seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng([seed, *shape]).normal(1, 2, shape).astype(jnp.dtype(dtype)))
