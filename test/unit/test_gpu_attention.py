@@ -255,6 +255,7 @@ REFUSED: list[tuple[str, Callable[..., Any], Sequence[Any], str]] = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("target", "function", "arguments", "reason"), REFUSED, ids=[row[3] for row in REFUSED])
 def test_limits(target: str, function: Callable[..., Any], arguments: Sequence[Any], reason: str) -> None:
     module = lowered(function, *arguments, target=target)

@@ -11,6 +11,8 @@ from attention_programs import RAISED, Program, array, attend, btnh, scores
 import zenith_mlir as zenith
 from zenith_mlir.certify import certify_composites, certify_pair
 
+pytestmark = pytest.mark.once  # that raising works on every version is tested where it is done
+
 FUSE = "fuse-attention{min-seq=0}"
 FUSED = [program for program in RAISED if not program.facts.get("escapes")]
 
