@@ -23,6 +23,8 @@ from zenith_mlir.ir.composites import composite_attributes, zenith_composites
 
 pytestmark = pytest.mark.once
 
+LOWER = "lower-kernels{cost-model=false}"  # the shapes are too small to pay
+
 F = 24
 OPS = {op.NAME: op for op in (gelu, gelu_vjp, silu, silu_vjp, swiglu, swiglu_vjp, rotary, rotary_vjp)}
 
@@ -89,7 +91,7 @@ def test_composites_become_calls(name: str, spec: Any, vjp: bool, dtype: str) ->
         operands.append(array(*out.shape, dtype=dtype, seed=9))
     name += "_vjp" if vjp else ""
     module = composite(name, spec, operands)
-    lowered = module.run("lower-kernels", target="cpu")
+    lowered = module.run(LOWER, target="cpu")
     assert reasons(lowered) == []
     assert lowered.text().count("stablehlo.custom_call @zenith_") == 1
     assert "composite" not in lowered.text()
@@ -103,14 +105,16 @@ def test_composites_become_calls(name: str, spec: Any, vjp: bool, dtype: str) ->
 def test_attributes_may_come_from_jax() -> None:
     x = array(3, F)
     call = jax.lax.composite(lambda x, **_: gelu.reference(GeluSpec("tanh"), x), name="zenith.gelu")
-    module = zenith.trace(lambda x: call(x, approximate="tanh", bias=False), x).run("lower-kernels", target="cpu")
+    module = zenith.trace(lambda x: call(x, approximate="tanh", bias=False), x).run(
+        "lower-kernels{cost-model=false}", target="cpu"
+    )
     assert "custom_call @zenith_activation" in module.text()
 
 
 def test_float64_is_left_to_xla() -> None:
     with jax.enable_x64(True):
         module = composite("zenith.gelu", GeluSpec(), [array(3, F, dtype="float64")])
-        lowered = module.run("lower-kernels", target="cpu")
+        lowered = module.run(LOWER, target="cpu")
     assert reasons(lowered) == ["the CPU kernel takes float32, bfloat16, float16, not float64"]
     assert "zenith" not in lowered.text()
 
@@ -124,7 +128,9 @@ def test_float64_is_left_to_xla() -> None:
     ],
 )
 def test_other_shapes_are_left_to_xla(name: str, spec: Any, shapes: list[tuple[int, ...]], reason: str) -> None:
-    module = composite(name, spec, [array(*shape) for shape in shapes]).run("lower-kernels", target="cpu")
+    module = composite(name, spec, [array(*shape) for shape in shapes]).run(
+        "lower-kernels{cost-model=false}", target="cpu"
+    )
     (found,) = reasons(module)
     assert reason in found
 
