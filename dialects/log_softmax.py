@@ -8,11 +8,10 @@ is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zenith_mlir.dialects.flat_spec import FlatSpec
+from zenith_mlir.dialects.softmax import SoftmaxSpec
 
 if TYPE_CHECKING:
     import jax
@@ -21,20 +20,10 @@ NAME = "zenith.log_softmax"
 
 
 @dataclass(frozen=True)
-class LogSoftmaxSpec(FlatSpec):
+class LogSoftmaxSpec(SoftmaxSpec):
     """What the attributes of a zenith.log_softmax say."""
 
     OP: ClassVar[str] = NAME
-
-    scale: float = 1.0
-
-    def verify(self, shapes: Sequence[Sequence[int]], results: Sequence[Sequence[int]]) -> None:
-        """Check that x and the result have one shape.
-
-        Raises: ValueError naming what does not fit, the shape expected and the shape it has.
-        """
-        found = self.shapes_by_name(("x", "y"), [*shapes, *results])
-        self.check_shapes(found, dict.fromkeys(found, found["x"]))
 
 
 def reference(spec: LogSoftmaxSpec, x: jax.Array, dtype: Any = None) -> jax.Array:

@@ -6,11 +6,10 @@ of the forward. Arithmetic is float32 at least, and the result is rounded to its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zenith_mlir.dialects.flat_spec import FlatSpec
+from zenith_mlir.dialects.softmax_vjp import SoftmaxVjpSpec
 
 if TYPE_CHECKING:
     import jax
@@ -19,20 +18,10 @@ NAME = "zenith.log_softmax_vjp"
 
 
 @dataclass(frozen=True)
-class LogSoftmaxVjpSpec(FlatSpec):
+class LogSoftmaxVjpSpec(SoftmaxVjpSpec):
     """What the attributes of a zenith.log_softmax_vjp say."""
 
     OP: ClassVar[str] = NAME
-
-    scale: float = 1.0
-
-    def verify(self, shapes: Sequence[Sequence[int]], results: Sequence[Sequence[int]]) -> None:
-        """Check that y, its cotangent and the result have one shape.
-
-        Raises: ValueError naming what does not fit, the shape expected and the shape it has.
-        """
-        found = self.shapes_by_name(("y", "cotangent", "dx"), [*shapes, *results])
-        self.check_shapes(found, dict.fromkeys(found, found["y"]))
 
 
 def reference(spec: LogSoftmaxVjpSpec, y: jax.Array, cotangent: jax.Array, dtype: Any = None) -> jax.Array:

@@ -7,12 +7,10 @@ def prepare(family, case, threads, compiled=False):
     torch.set_num_threads(threads)
     if family.torch is None:
         raise NotImplementedError(f"no {case.kernel} in torch")
-    dtype = getattr(torch, case.dtype)
     inputs = [
         torch.from_numpy(each.make(seed)).to(torch.int64 if each.high else getattr(torch, each.dtype or case.dtype))
         for seed, each in enumerate(family.inputs(case))
     ]
-    assert inputs and dtype
     program = torch.compile(family.torch(case)) if compiled else family.torch(case)
     return lambda: program(*inputs)
 
