@@ -73,7 +73,7 @@ inline void CopyDenseRows(const uint16_t* from, const RowPlaces& rs, int64_t row
   for (int64_t r = 0; r < all_rows; ++r, to += stride) {
     const int64_t live = r < rows ? depth : 0;
     if (live > 0) __builtin_memcpy(to, from + rs[r] + first, live * 2);
-    __builtin_memset(to + live, 0, (all_depth - live) * 2);
+    for (int64_t k = live; k < all_depth; ++k) to[k] = 0;
   }
 }
 
