@@ -10,6 +10,8 @@ from typing import Any
 from jaxlib.mlir import ir
 
 Number = int | float | bool
+# The same elements, elsewhere or in another type.
+SHAPE_OPS = ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert")
 
 
 def defining_op(value: ir.Value) -> ir.Operation | None:
@@ -49,6 +51,15 @@ def is_float_convert(op: ir.Operation) -> bool:
     if op.name != "stablehlo.convert":
         return False
     return all(float_width(element_type(v)) >= 16 for v in (op.operands[0], op.results[0]))
+
+
+def keeps_precision(op: ir.Operation) -> bool:
+    """Whether a reduce_precision rounds to the format of its operand."""
+    bits = [ir.IntegerAttr(op.attributes[name]).value for name in ("exponent_bits", "mantissa_bits")]
+    return _FORMATS.get(str(element_type(op.operands[0]))) == tuple(bits)
+
+
+_FORMATS = {"f16": (5, 10), "bf16": (8, 7), "f32": (8, 23), "f64": (11, 52)}
 
 
 def float_width(type_: ir.Type) -> int:
@@ -94,6 +105,14 @@ def splat_attribute(type_: ir.Type, number: Number) -> ir.DenseElementsAttr:
     bits = int(number) - 2**64 if number >= 2**63 else int(number)
     scalar = ir.IntegerAttr.get(element, bits)
     return ir.DenseElementsAttr.get_splat(type_, scalar)
+
+
+def reduction(op: ir.Operation) -> str | None:
+    """The name of the one binary operation that a stablehlo.reduce of one operand applies, e.g. "stablehlo.add"."""
+    if op.name != "stablehlo.reduce" or len(op.operands) != 2:
+        return None
+    body = [inner.operation.name for inner in op.regions[0].blocks[0].operations]
+    return body[0] if len(body) == 2 else None
 
 
 def users(value: ir.Value) -> list[ir.Operation]:

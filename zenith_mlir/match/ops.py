@@ -36,9 +36,11 @@ from zenith_mlir.ir.facts import (
     element_type,
     has_static_shape,
     is_float,
+    reduction,
     users,
 )
-from zenith_mlir.match.attention.softmax import NoMatch, find_softmax, reduction
+from zenith_mlir.match.attention.softmax import find_softmax
+from zenith_mlir.match.nomatch import NoMatch
 from zenith_mlir.match.search import (
     Match,
     Matcher,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import users
-from zenith_mlir.match.attention.chains import SHAPE_OPS, between
-from zenith_mlir.match.attention.nomatch import NoMatch
+from zenith_mlir.ir.facts import SHAPE_OPS, users
 from zenith_mlir.match.attention.normaliser import RowSum, Sink, normalised, quotients_of
 from zenith_mlir.match.attention.shifts import Shifted
 from zenith_mlir.match.axes import Axis, View, result_view
+from zenith_mlir.match.chains import between
+from zenith_mlir.match.nomatch import NoMatch
 
 if TYPE_CHECKING:
     from zenith_mlir.match.attention.softmax import Softmax

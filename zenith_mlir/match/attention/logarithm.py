@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, splat
-from zenith_mlir.match.attention.chains import SHAPE_OPS, read_up, reduction, through_converts
-from zenith_mlir.match.attention.nomatch import NoMatch
+from zenith_mlir.ir.facts import SHAPE_OPS, defined_by, defining_op, reduction, splat
 from zenith_mlir.match.attention.normaliser import RowSum, row_sums, rows_of
 from zenith_mlir.match.axes import Axis, AxisSpace, View
+from zenith_mlir.match.chains import read_up, through_converts
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
-from zenith_mlir.ir.facts import Number, defining_op, element_type, has_static_shape, is_float, is_float_convert, splat
-from zenith_mlir.match.attention.softmax import NoMatch
+from zenith_mlir.ir.facts import (
+    SHAPE_OPS,
+    Number,
+    defining_op,
+    element_type,
+    has_static_shape,
+    is_float,
+    is_float_convert,
+    keeps_precision,
+    splat,
+)
 from zenith_mlir.match.axes import AxisSpace, View, operand_view
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,6 @@ class Path:
 Link = tuple[int, RawStep | None]
 # Where both operands of many sums come from products, the ways up double at each.
 _MAX_PATHS = 64
-SHAPE_OPS = ("stablehlo.transpose", "stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.convert")
 
 
 def paths(space: AxisSpace, logits: ir.Value, view: View, block: ir.Block) -> Iterator[Path]:
@@ -165,15 +174,6 @@ def _negate(op: ir.Operation, view: View) -> list[Link]:
 def _rounding(op: ir.Operation, view: View) -> list[Link]:
     """JAX marks what a checkpoint policy saves by rounding it to what it is already."""
     return [(0, None)] if keeps_precision(op) else []
-
-
-def keeps_precision(op: ir.Operation) -> bool:
-    """Whether a reduce_precision rounds to the format of its operand."""
-    bits = [ir.IntegerAttr(op.attributes[name]).value for name in ("exponent_bits", "mantissa_bits")]
-    return _FORMATS.get(str(element_type(op.operands[0]))) == tuple(bits)
-
-
-_FORMATS = {"f16": (5, 10), "bf16": (8, 7), "f32": (8, 23), "f64": (11, 52)}
 
 
 def _tanh(op: ir.Operation, view: View) -> list[Link]:

@@ -7,17 +7,11 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, splat
-from zenith_mlir.match.attention.chains import (
-    SHAPE_OPS,
-    descends,
-    direct_and_converted_users,
-    reduction,
-    through_converts,
-)
-from zenith_mlir.match.attention.nomatch import NoMatch
+from zenith_mlir.ir.facts import SHAPE_OPS, defined_by, defining_op, reduction, splat
 from zenith_mlir.match.attention.sinks import split_sink
 from zenith_mlir.match.axes import Axis, AxisSpace, View, operand_view
+from zenith_mlir.match.chains import descends, direct_and_converted_users, through_converts
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)

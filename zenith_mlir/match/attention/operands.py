@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.shapes import holds
-from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, producer, splat, users
-from zenith_mlir.match.attention.logits import SHAPE_OPS
+from zenith_mlir.ir.facts import (
+    SHAPE_OPS,
+    defining_op,
+    element_type,
+    has_static_shape,
+    is_float,
+    producer,
+    splat,
+    users,
+)
 from zenith_mlir.match.axes import AxisSpace, View, operand_view, result_view
 
 

@@ -8,21 +8,14 @@ from dataclasses import dataclass, replace
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
-from zenith_mlir.ir.facts import producer, users
-from zenith_mlir.match.attention.chains import descends
+from zenith_mlir.ir.facts import SHAPE_OPS, producer, users
 from zenith_mlir.match.attention.deferred import divided
-from zenith_mlir.match.attention.logits import (
-    SHAPE_OPS,
-    Path,
-    RawStep,
-    first_obstacle,
-    paths,
-    post_step,
-    reaches_batched_dot,
-)
+from zenith_mlir.match.attention.logits import Path, RawStep, first_obstacle, paths, post_step, reaches_batched_dot
 from zenith_mlir.match.attention.operands import Operand
-from zenith_mlir.match.attention.softmax import NoMatch, Softmax
+from zenith_mlir.match.attention.softmax import Softmax
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view, result_view
+from zenith_mlir.match.chains import descends
+from zenith_mlir.match.nomatch import NoMatch
 
 # Between a softmax and its product stand a dropout, a mask, some converts and transposes.
 _MAX_POST_OPS = 12

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, int_list, producer, splat
-from zenith_mlir.match.attention.chains import SHAPE_OPS, reduction, same_rows, through_convert_to
-from zenith_mlir.match.attention.nomatch import NoMatch
+from zenith_mlir.ir.facts import SHAPE_OPS, defined_by, defining_op, int_list, producer, reduction, splat
 from zenith_mlir.match.axes import Axis, AxisSpace, View, operand_view
+from zenith_mlir.match.chains import same_rows, through_convert_to
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defined_by, int_list, is_float_convert, shape, users
-from zenith_mlir.match.attention.chains import read_up, same_rows, through_convert_to
-from zenith_mlir.match.attention.nomatch import NoMatch
 from zenith_mlir.match.axes import AxisSpace, View
+from zenith_mlir.match.chains import read_up, same_rows, through_convert_to
+from zenith_mlir.match.nomatch import NoMatch
 
 if TYPE_CHECKING:
     from zenith_mlir.match.attention.softmax import Softmax

@@ -15,10 +15,11 @@ from zenith_mlir.ir.facts import producer, shape, users
 from zenith_mlir.match.attention.logits import RawStep
 from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb, absorb_result
 from zenith_mlir.match.attention.products import ScoreProduct, ValueProduct, find_score_product, find_value_product
-from zenith_mlir.match.attention.softmax import NoMatch, Softmax
+from zenith_mlir.match.attention.softmax import Softmax
 from zenith_mlir.match.attention.steps import StepReader
 from zenith_mlir.match.axes import Axis, axes_of
 from zenith_mlir.match.constants import EXACT_OPS
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import int_list, producer, shape
-from zenith_mlir.match.attention.chains import between, reduction
+from zenith_mlir.ir.facts import int_list, producer, reduction, shape
 from zenith_mlir.match.attention.deferred import Deferred, is_deferred
 from zenith_mlir.match.attention.logarithm import Logarithm, check_logarithm, find_logarithm
-from zenith_mlir.match.attention.nomatch import NoMatch
 from zenith_mlir.match.attention.normaliser import Quotient, RowSum, normalised, quotients, require_hidden, row_sums
 from zenith_mlir.match.attention.shifts import strip_shifts
 from zenith_mlir.match.attention.sinks import without_sink_column
 from zenith_mlir.match.axes import Axis, AxisSpace, View
+from zenith_mlir.match.chains import between
+from zenith_mlir.match.nomatch import NoMatch
 
 __all__ = ["Kept", "NoMatch", "Softmax", "find_softmax", "reduction"]
 

@@ -11,12 +11,13 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.splats import numpy_dtype
 from zenith_mlir.dialects.attention import Step
-from zenith_mlir.ir.facts import defined_by, defining_op, element_type, splat
-from zenith_mlir.match.attention.logits import SHAPE_OPS, RawStep
+from zenith_mlir.ir.facts import SHAPE_OPS, defined_by, defining_op, element_type, splat
+from zenith_mlir.match.attention.logits import RawStep
 from zenith_mlir.match.attention.operands import Operand, absorb_modifier
-from zenith_mlir.match.attention.softmax import NoMatch, Softmax
+from zenith_mlir.match.attention.softmax import Softmax
 from zenith_mlir.match.axes import Axis, AxisSpace, operand_view
 from zenith_mlir.match.masks import recover
+from zenith_mlir.match.nomatch import NoMatch
 
 
 class StepReader:

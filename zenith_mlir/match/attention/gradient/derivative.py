@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.match.attention.gradient.polynomial import Polynomial
-from zenith_mlir.match.attention.gradient.reader import Reader
+from zenith_mlir.match.algebra.polynomial import Polynomial
+from zenith_mlir.match.attention.gradient.reader import AttentionReader
 from zenith_mlir.match.attention.logits import RawStep
-from zenith_mlir.match.attention.softmax import NoMatch, Softmax
+from zenith_mlir.match.attention.softmax import Softmax
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Derivative:
     operands: dict[int, Polynomial] = field(default_factory=dict)
 
 
-def value_weights(reader: Reader, softmax: Softmax, raw: Sequence[RawStep]) -> list[Polynomial]:
+def value_weights(reader: AttentionReader, softmax: Softmax, raw: Sequence[RawStep]) -> list[Polynomial]:
     """The probabilities, and what becomes of them by each step after the softmax; the last multiply the values."""
     weights = [reader.read(softmax.probabilities, softmax.view)]
     for step in raw:
@@ -36,7 +37,7 @@ def value_weights(reader: Reader, softmax: Softmax, raw: Sequence[RawStep]) -> l
 
 
 def derivative(
-    reader: Reader, softmax: Softmax, raw: Sequence[RawStep], wanted: set[int], cotangent: Polynomial
+    reader: AttentionReader, softmax: Softmax, raw: Sequence[RawStep], wanted: set[int], cotangent: Polynomial
 ) -> Derivative:
     """Differentiate the steps `raw` around `softmax`; `wanted` are the positions whose operand may have a gradient.
 
@@ -50,7 +51,7 @@ def derivative(
         if raw[i].kind == "post_multiply" and i in wanted:
             operands[i] = current * before
         current = current * _factor(reader, raw[i])
-    mean = reader.total(p * current)
+    mean = reader.row_total(p * current)
     current = p * (current - mean)
     operands |= {i: (reader.sink_share() * mean).scaled(-1.0) for i in wanted if raw[i].kind == "sink"}
     for i, step in reversed([(i, step) for i, step in enumerate(raw) if i not in posts and step.kind != "sink"]):
@@ -64,7 +65,7 @@ def derivative(
     return Derivative(current, operands)
 
 
-def _factor(reader: Reader, step: RawStep) -> Polynomial:
+def _factor(reader: AttentionReader, step: RawStep) -> Polynomial:
     """What a step multiplies gradients by."""
     if step.kind in ("scale", "post_scale"):
         return Polynomial.constant(step.value or 0.0)
@@ -76,20 +77,20 @@ def _factor(reader: Reader, step: RawStep) -> Polynomial:
     return factor.reciprocal() if step.kind == "divide" else factor
 
 
-def _through(reader: Reader, step: RawStep, gradient: Polynomial) -> Polynomial:
+def _through(reader: AttentionReader, step: RawStep, gradient: Polynomial) -> Polynomial:
     return gradient * _factor(reader, step)
 
 
-def _unchanged(reader: Reader, step: RawStep, gradient: Polynomial) -> Polynomial:
+def _unchanged(reader: AttentionReader, step: RawStep, gradient: Polynomial) -> Polynomial:
     return gradient
 
 
-def _through_tanh(reader: Reader, step: RawStep, gradient: Polynomial) -> Polynomial:
+def _through_tanh(reader: AttentionReader, step: RawStep, gradient: Polynomial) -> Polynomial:
     y = reader.read(step.op.results[0], step.view)
     return gradient - gradient * y * y
 
 
-_RULES: dict[str, Callable[[Reader, RawStep, Polynomial], Polynomial]] = {
+_RULES: dict[str, Callable[[AttentionReader, RawStep, Polynomial], Polynomial]] = {
     "scale": _through,
     "multiply": _through,
     "divide": _through,
@@ -101,12 +102,12 @@ _RULES: dict[str, Callable[[Reader, RawStep, Polynomial], Polynomial]] = {
 }
 
 
-def _of_factor(reader: Reader, step: RawStep, gradient: Polynomial) -> Polynomial:
+def _of_factor(reader: AttentionReader, step: RawStep, gradient: Polynomial) -> Polynomial:
     """Of m in x · m."""
     return gradient * reader.read(_other(step), step.view)
 
 
-def _of_divisor(reader: Reader, step: RawStep, gradient: Polynomial) -> Polynomial:
+def _of_divisor(reader: AttentionReader, step: RawStep, gradient: Polynomial) -> Polynomial:
     """Of m in x / m: - x / m²."""
     return gradient * reader.read(step.op.results[0], step.view).scaled(-1.0) * _factor(reader, step)
 
@@ -117,7 +118,7 @@ def _other(step: RawStep) -> ir.Value:
     return b if a == step.operand else a
 
 
-_OPERAND_RULES: dict[str, Callable[[Reader, RawStep, Polynomial], Polynomial]] = {
+_OPERAND_RULES: dict[str, Callable[[AttentionReader, RawStep, Polynomial], Polynomial]] = {
     "add": _unchanged,
     "subtract": lambda reader, step, gradient: gradient.scaled(-1.0),
     "multiply": _of_factor,

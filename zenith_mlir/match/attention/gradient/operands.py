@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import int_list, is_float_convert, shape, splat, users
+from zenith_mlir.ir.facts import int_list, is_float_convert, reduction, shape, splat, users
 from zenith_mlir.match.attention.gradient.region import reduced_view
 from zenith_mlir.match.attention.operands import Operand
-from zenith_mlir.match.attention.softmax import reduction
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, result_view
 
 Renaming = dict[Axis, Axis]

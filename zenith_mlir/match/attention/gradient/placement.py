@@ -8,8 +8,8 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defining_op, producer, users
-from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.constants import EXACT_OPS
+from zenith_mlir.match.nomatch import NoMatch
 
 
 def refuse_survivors(values: Iterable[ir.Value], ops: set[ir.Operation], replaced: set[ir.Value]) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zenith_mlir.ir.facts import defining_op
-from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Tensor
-from zenith_mlir.match.attention.gradient.reader import Reader
+from zenith_mlir.match.algebra.polynomial import NotPolynomial, Tensor
+from zenith_mlir.match.attention.gradient.reader import AttentionReader
 from zenith_mlir.match.attention.gradient.region import Region, downstream
 from zenith_mlir.match.attention.gradient.sink import sink_of, weights
 from zenith_mlir.match.attention.operands import Operand, absorb
@@ -44,7 +44,7 @@ def _value_product(softmax: Softmax) -> ValueProduct | None:
 
 def _products_with_cotangent(softmax: Softmax, region: Region) -> Iterator[tuple[Operand, Operand]]:
     """(cotangent, values) of products that meet the probabilities in what gradients multiply."""
-    reader = Reader(softmax, region.views)
+    reader = AttentionReader(softmax, region.views)
     for use in region.uses:
         if use.op.name != "stablehlo.dot_general":
             continue

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import has_static_shape, int_list, shape, users
+from zenith_mlir.ir.facts import SHAPE_OPS, has_static_shape, int_list, shape, users
 from zenith_mlir.match.attention.gradient.sink import Sink
-from zenith_mlir.match.attention.logits import SHAPE_OPS
 from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, result_view
 
 _ELEMENTWISE = frozenset(

@@ -5,8 +5,8 @@ product they are.
 from __future__ import annotations
 
 from zenith_mlir.ir.barriers import compute_past
-from zenith_mlir.ir.facts import defining_op
-from zenith_mlir.match.attention.logits import SHAPE_OPS, way_up
+from zenith_mlir.ir.facts import SHAPE_OPS, defining_op
+from zenith_mlir.match.attention.logits import way_up
 from zenith_mlir.match.attention.softmax import Softmax
 
 # What may lie between the saved value and the product of queries and keys.

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import int_list, shape, splat
-from zenith_mlir.match.attention.softmax import NoMatch, Softmax
+from zenith_mlir.match.attention.softmax import Softmax
 from zenith_mlir.match.axes import View
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import defining_op, element_type, int_list, is_float, producer, shape, users
+from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.gradient.derivative import Derivative, derivative, value_weights
 from zenith_mlir.match.attention.gradient.operands import Renaming, absorb_gradient, is_sum, renamed, renaming
 from zenith_mlir.match.attention.gradient.placement import backward_ops, first_user, refuse_late, refuse_survivors
-from zenith_mlir.match.attention.gradient.polynomial import NotPolynomial, Polynomial, Tensor
-from zenith_mlir.match.attention.gradient.reader import Reader
+from zenith_mlir.match.attention.gradient.reader import AttentionReader
 from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
 from zenith_mlir.match.attention.gradient.sink import sink_of, weights, without_dim
 from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
 from zenith_mlir.match.attention.site import Site, refuse_marked
-from zenith_mlir.match.attention.softmax import NoMatch
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view
+from zenith_mlir.match.nomatch import NoMatch
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _Backward:
         self._column, self._rows = self._parts.softmax.axis, self._parts.scores.rows
         self._sink = sink_of(self._parts.softmax)
         self._region = self._downstream()
-        self._reader = Reader(self._parts.softmax, self._region.views)
+        self._reader = AttentionReader(self._parts.softmax, self._region.views)
         dots = [use for use in self._region.uses if use.op.name == "stablehlo.dot_general"]
         self._forward = {self._parts.values.dot} if site.result is not None else set()
         self._dots = [use for use in dots if use.op not in self._forward]

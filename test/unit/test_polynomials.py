@@ -12,7 +12,7 @@ from jaxlib.mlir import ir
 
 import zenith_mlir as zenith
 from zenith_mlir.ir.facts import walk
-from zenith_mlir.match.attention.gradient.polynomial import (
+from zenith_mlir.match.algebra.polynomial import (
     Atom,
     Monomial,
     NotPolynomial,
@@ -20,12 +20,15 @@ from zenith_mlir.match.attention.gradient.polynomial import (
     Tensor,
     Total,
 )
+from zenith_mlir.match.axes import AxisSpace
 
 MODULE = zenith.Module.parse(
     "func.func @main(%x: tensor<4xf32>, %y: tensor<4xf32>, %r: tensor<f32>, %m: tensor<4xi1>) -> tensor<4xf32> {\n"
     "  return %x : tensor<4xf32>\n}\n"
 )
-COLUMN, COUNT = 0, 4
+COUNT = 4
+SPACE = AxisSpace()
+COLUMN, ROW = SPACE.new(COUNT), SPACE.new(3)
 
 
 def _argument(i: int) -> ir.Value:
@@ -40,10 +43,6 @@ M = Tensor(_argument(3), ((COLUMN,),), boolean=True)
 ATOMS = (X, Y, R, M)
 
 Numbers = Mapping[Atom, np.ndarray]
-
-
-def varies(atom: Atom) -> bool:
-    return atom in (X, Y, M)
 
 
 def value(polynomial: Polynomial, numbers: Numbers) -> np.ndarray:
@@ -69,7 +68,7 @@ def _combined(inner: st.SearchStrategy[Polynomial]) -> st.SearchStrategy[Polynom
         st.builds(lambda a, b: a + b, inner, inner),
         st.builds(lambda a, b: a - b, inner, inner),
         st.builds(lambda a, b: a * b, inner, inner),
-        inner.map(lambda a: a.total(varies, COUNT)),
+        inner.map(lambda a: a.total(SPACE, (COLUMN,))),
     )
 
 
@@ -97,7 +96,7 @@ def test_operations_are_those_of_the_numbers(a: Polynomial, b: Polynomial, numbe
 
 @given(polynomials, assignments())
 def test_a_total_is_the_sum_along_the_axis(a: Polynomial, numbers: Numbers) -> None:
-    close(value(a.total(varies, COUNT), numbers), np.full(COUNT, value(a, numbers).sum()))
+    close(value(a.total(SPACE, (COLUMN,)), numbers), np.full(COUNT, value(a, numbers).sum()))
 
 
 @given(polynomials, polynomials, polynomials)
@@ -140,11 +139,11 @@ def test_no_other_reciprocal(refused: Polynomial) -> None:
 
 def test_what_does_not_vary_is_a_factor_of_the_total() -> None:
     x, r = Polynomial.of(X), Polynomial.of(R)
-    total = x.total(varies, COUNT)
-    assert (r * x).total(varies, COUNT).terms == (r * total).terms
-    assert (total * x).total(varies, COUNT).terms == (total * total).terms
-    assert r.total(varies, COUNT).terms == r.scaled(COUNT).terms
-    assert (x * total.reciprocal()).total(varies, COUNT).terms == Polynomial.constant(1.0).terms
+    total = x.total(SPACE, (COLUMN,))
+    assert (r * x).total(SPACE, (COLUMN,)).terms == (r * total).terms
+    assert (total * x).total(SPACE, (COLUMN,)).terms == (total * total).terms
+    assert r.total(SPACE, (COLUMN,)).terms == r.scaled(COUNT).terms
+    assert (x * total.reciprocal()).total(SPACE, (COLUMN,)).terms == Polynomial.constant(1.0).terms
 
 
 def test_a_ratio_is_one_number_for_all_terms() -> None:
@@ -174,3 +173,21 @@ def test_long_expressions_are_given_up() -> None:
     assert len(sum_of(Tensor(X.value, ((i,),)) for i in range(10)).terms) == 10
     with pytest.raises(NotPolynomial):
         sum_of(Tensor(X.value, ((i,),)) for i in range(100))
+
+
+def test_a_sum_of_sums_is_one_sum() -> None:
+    u = Polynomial.of(Tensor(X.value, ((COLUMN,), (ROW,))))
+    row = Polynomial.of(Tensor(Y.value, ((ROW,),)))
+    once = (u * row).total(SPACE, (COLUMN, ROW))
+    assert (u.total(SPACE, (COLUMN,)) * row).total(SPACE, (ROW,)).terms == once.terms
+    assert (u * row).total(SPACE, (ROW,)).total(SPACE, (COLUMN,)).terms == once.terms
+
+
+def test_an_axis_of_an_inner_sum_is_not_taken_for_one_outside() -> None:
+    """Σ_r u(c, r) Σ_c u(c, r) is no sum over both: outside of the inner sum c is free."""
+    u = Polynomial.of(Tensor(X.value, ((COLUMN,), (ROW,))))
+    ((monomial, _),) = (u * u.total(SPACE, (COLUMN,))).total(SPACE, (ROW,)).terms.items()
+    ((atom, _),) = monomial
+    assert isinstance(atom, Total)
+    assert atom.summed == {ROW}
+    assert atom.axes(SPACE) == {COLUMN}

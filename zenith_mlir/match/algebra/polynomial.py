@@ -1,50 +1,87 @@
-"""Polynomials over tensors: the normal form in which gradients are compared.
+"""Polynomials over tensors: the normal form in which expressions are compared.
 
-An atom is a tensor about which nothing more is known (the exponentials, the product of cotangent and values, a mask)
-or the sum of a product of atoms along the softmax axis. Products and sums are elementwise. Two programs that multiply,
-add, negate, divide by products, select and sum their way to the same function of the same atoms have the same
-polynomial, whatever the order and grouping: the ways to write the derivative of a softmax become one.
+An atom is something about which nothing more is known than what it varies along: a tensor of the program, or the sum of
+a product of atoms along some axes. Products and sums are elementwise, exponents may be negative. Two programs that
+multiply, add, negate, divide by products, select and sum their way to the same function of the same atoms have the same
+polynomial, whatever the order and grouping: the ways to write a softmax's derivative, or a layer norm, become one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeAlias
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.match.axes import View
+from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A value of the program, with what its dimensions run over. A boolean one is 0 or 1, so it equals its powers."""
+class Atom:
+    """One factor of a monomial. A boolean one is 0 or 1, so it equals its powers."""
+
+    @property
+    def is_boolean(self) -> bool:
+        return False
+
+    def axes(self, space: AxisSpace) -> frozenset[Axis]:
+        """What it varies along."""
+        raise NotImplementedError
+
+    def mapped(self, view_of: Callable[[View], View]) -> Atom:
+        """With `view_of` applied to the view of every tensor."""
+        raise NotImplementedError
+
+    def inner(self) -> Iterator[Atom]:
+        """Atoms that it is made of."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Tensor(Atom):
+    """A value of the program, with what its dimensions run over."""
 
     value: ir.Value
     view: View
     boolean: bool = False
 
+    @property
+    def is_boolean(self) -> bool:
+        return self.boolean
+
+    def axes(self, space: AxisSpace) -> frozenset[Axis]:
+        return frozenset(axes_of(space.resolve_view(self.view)))
+
+    def mapped(self, view_of: Callable[[View], View]) -> Tensor:
+        return Tensor(self.value, view_of(self.view), self.boolean)
+
 
 @dataclass(frozen=True)
-class Total:
-    """The sum along the softmax axis of a product of atoms that all vary along it."""
+class Total(Atom):
+    """The sum of a product along axes, along each of which the product varies."""
 
     product: Monomial
+    summed: frozenset[Axis]
+
+    def axes(self, space: AxisSpace) -> frozenset[Axis]:
+        return _varies_along(self.product, space) - frozenset(space.resolve(self.summed))
+
+    def mapped(self, view_of: Callable[[View], View]) -> Total:
+        summed = axes_of(view_of((tuple(sorted(self.summed)),)))
+        return Total(_mapped(self.product, view_of), frozenset(summed))
+
+    def inner(self) -> Iterator[Atom]:
+        return _atoms([self.product])
 
 
-@dataclass(frozen=True)
-class Normaliser:
-    """What the exponentials of a row are divided by, where that is more than their own sum."""
-
-
-Atom: TypeAlias = Tensor | Total | Normaliser
 # Exponents of atoms.
 Monomial: TypeAlias = frozenset[tuple[Atom, int]]
 ONE: Monomial = frozenset()
-# Beyond, an expression is no gradient of a softmax.
+# Beyond, an expression is none of those that are looked for.
 _MAX_TERMS = 64
 # Coefficients come from float32 constants of the program.
 _TOLERANCE = 1e-5
@@ -94,17 +131,20 @@ class Polynomial:
         if len(self.terms) != 1:
             raise NotPolynomial
         ((monomial, coefficient),) = self.terms.items()
-        if any(isinstance(atom, Tensor) and atom.boolean for atom, _ in monomial):
+        if any(atom.is_boolean for atom, _ in monomial):
             raise NotPolynomial
         return Polynomial({frozenset((atom, -exponent) for atom, exponent in monomial): 1.0 / coefficient})
 
-    def total(self, varies: Callable[[Atom], bool], count: int) -> Polynomial:
-        """The sum along an axis of `count` elements; atoms that do not vary along it are factors of the sum."""
+    def total(self, space: AxisSpace, axes: Iterable[Axis]) -> Polynomial:
+        """The sum along `axes`; atoms that do not vary along them are factors of the sum."""
+        along = frozenset(space.resolve(axes))
         result = Polynomial({})
         for monomial, coefficient in self.terms.items():
-            inside = frozenset((atom, exponent) for atom, exponent in monomial if varies(atom))
-            summed = Polynomial.of(Total(inside)) if inside else Polynomial.constant(float(count))
-            result += Polynomial({monomial - inside: coefficient}) * summed
+            inside = frozenset(factor for factor in monomial if factor[0].axes(space) & along)
+            summed = _varies_along(inside, space) & along
+            count = math.prod(space.size(axis) for axis in along - summed)
+            term = Polynomial({monomial - inside: coefficient * count})
+            result += term * Polynomial.of(_total(inside, summed, space)) if inside else term
         return result
 
     def replaced(self, atom: Atom, by: Polynomial) -> Polynomial:
@@ -146,26 +186,34 @@ def _times(a: Monomial, b: Monomial) -> Monomial:
     exponents = dict(a)
     for atom, exponent in b:
         exponents[atom] = exponents.get(atom, 0) + exponent
-        if isinstance(atom, Tensor) and atom.boolean:
+        if atom.is_boolean:
             exponents[atom] = min(exponents[atom], 1)
     return frozenset((atom, exponent) for atom, exponent in exponents.items() if exponent)
 
 
-def _atoms(monomials: Iterable[Monomial]) -> Iterable[Atom]:
+def _varies_along(monomial: Monomial, space: AxisSpace) -> frozenset[Axis]:
+    return frozenset().union(*(atom.axes(space) for atom, _ in monomial))
+
+
+def _total(product: Monomial, summed: frozenset[Axis], space: AxisSpace) -> Total:
+    """The sum of `product` along `summed`; a sum of sums is one sum."""
+    sums = [factor for factor in product if isinstance(factor[0], Total)]
+    if len(sums) == 1 and sums[0][1] == 1:
+        (inner,) = (atom for atom, _ in sums if isinstance(atom, Total))
+        others = product - {(inner, 1)}
+        along = frozenset(space.resolve(inner.summed))
+        if not _varies_along(others, space) & along:
+            return Total(_times(others, inner.product), summed | along)
+    return Total(product, summed)
+
+
+def _atoms(monomials: Iterable[Monomial]) -> Iterator[Atom]:
     for monomial in monomials:
         for atom, _ in monomial:
             yield atom
-            if isinstance(atom, Total):
-                yield from _atoms([atom.product])
+            yield from atom.inner()
 
 
 def _mapped(monomial: Monomial, view_of: Callable[[View], View]) -> Monomial:
-    def atom_mapped(atom: Atom) -> Atom:
-        if isinstance(atom, Total):
-            return Total(_mapped(atom.product, view_of))
-        if isinstance(atom, Normaliser):
-            return atom
-        return Tensor(atom.value, view_of(atom.view), atom.boolean)
-
     # What was written in two ways becomes one atom: exponents add up.
-    return reduce(_times, (frozenset({(atom_mapped(atom), exponent)}) for atom, exponent in monomial), ONE)
+    return reduce(_times, (frozenset({(atom.mapped(view_of), exponent)}) for atom, exponent in monomial), ONE)

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defining_op, is_float_convert, users
+from zenith_mlir.ir.facts import SHAPE_OPS, defining_op, is_float_convert, users
 from zenith_mlir.match.axes import AxisSpace, View, operand_view
-
-SHAPE_OPS = ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose", "stablehlo.convert")
-
-
-def reduction(op: ir.Operation) -> str | None:
-    """The name of the one binary operation that a stablehlo.reduce of one operand applies, e.g. "stablehlo.add"."""
-    if op.name != "stablehlo.reduce" or len(op.operands) != 2:
-        return None
-    body = [inner.operation.name for inner in op.regions[0].blocks[0].operations]
-    return body[0] if len(body) == 2 else None
 
 
 def through_converts(value: ir.Value) -> ir.Value:
