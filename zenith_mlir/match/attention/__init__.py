@@ -9,9 +9,9 @@ from zenith_mlir.match.attention.gradient import (
     recompute_saved,
     recompute_stacked,
 )
-from zenith_mlir.match.attention.repeated import repetitions
 from zenith_mlir.match.attention.site import Site, match_site
 from zenith_mlir.match.attention.softmax import NoMatch, Softmax, find_softmax
+from zenith_mlir.match.repeated import repetitions
 
 __all__ = [
     "GradientSite",

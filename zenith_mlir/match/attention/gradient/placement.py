@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.cones import cone
-from zenith_mlir.ir.facts import defining_op, producer, users
+from zenith_mlir.ir.facts import producer, users
 from zenith_mlir.match.constants import EXACT_OPS
 from zenith_mlir.match.nomatch import NoMatch
 
@@ -64,30 +64,3 @@ def backward_ops(results: list[ir.Value], stops: set[ir.Value], block: ir.Block)
 _BARRIERS = frozenset(
     {"stablehlo.while", "stablehlo.case", "stablehlo.if", "stablehlo.optimization_barrier", "stablehlo.custom_call"}
 )
-
-
-def first_user(values: list[ir.Value], block: ir.Block) -> ir.Operation:
-    """The operation of `block` that first uses one of `values`, or holds in a region what does."""
-    first: ir.Operation | None = None
-    for value in values:
-        for user in users(value):
-            here = _ancestor_in(block, user)
-            if first is None or here.is_before_in_block(first):
-                first = here
-    assert first is not None, "gradients that nobody uses are not matched"
-    return first
-
-
-def _ancestor_in(block: ir.Block, op: ir.Operation) -> ir.Operation:
-    while op.block != block:
-        assert op.parent is not None, "an operation is used in its own block or in one below"
-        op = op.parent.operation
-    return op
-
-
-def refuse_late(values: list[ir.Value], before: ir.Operation) -> None:
-    """Raises: NoMatch if one of `values` is not known yet where the operation `before` stands."""
-    for value in values:
-        op = defining_op(value)
-        if op is not None and op.block == before.block and not op.is_before_in_block(before):
-            raise NoMatch(op, "a gradient is used before all that the gradients depend on is known")

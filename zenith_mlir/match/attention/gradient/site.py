@@ -19,7 +19,7 @@ from zenith_mlir.ir.facts import defining_op, element_type, int_list, is_float, 
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.attention.gradient.derivative import Derivative, derivative, value_weights
 from zenith_mlir.match.attention.gradient.operands import Renaming, absorb_gradient, is_sum, renamed, renaming
-from zenith_mlir.match.attention.gradient.placement import backward_ops, first_user, refuse_late, refuse_survivors
+from zenith_mlir.match.attention.gradient.placement import backward_ops, refuse_survivors
 from zenith_mlir.match.attention.gradient.reader import AttentionReader
 from zenith_mlir.match.attention.gradient.region import Region, Use, downstream, reduced_view
 from zenith_mlir.match.attention.gradient.sink import sink_of, weights, without_dim
@@ -27,6 +27,7 @@ from zenith_mlir.match.attention.operands import Absorbed, Operand, absorb
 from zenith_mlir.match.attention.site import Site, refuse_marked
 from zenith_mlir.match.axes import Axis, View, axes_of, dot_operand_views, dot_other_view
 from zenith_mlir.match.nomatch import NoMatch
+from zenith_mlir.match.placement import first_user, refuse_late
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which attentions of a program are computed a second time for the gradient, as jax.checkpoint asks."""
+"""Which composites of a program are computed a second time for the gradient, as jax.checkpoint asks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.composites import composite_attributes
+from zenith_mlir.ir.composites import composite_attributes, composite_name
 from zenith_mlir.ir.facts import defining_op, enclosing, walk_named
 
-# A repeated layer lies between its barrier and the attention; what is further up belongs to other layers.
+# A repeated layer lies between its barrier and the composite; what is further up belongs to other layers.
 _MAX_STEPS = 2000
-# What may differ between an attention and its repetition.
+# What may differ between a composite and its repetition.
 _OWN = ("escapes", "residuals")
 
 
@@ -40,7 +40,7 @@ def _what_it_says(composite: ir.Operation) -> str:
     attributes = composite_attributes(composite)
     named = [attributes[i] for i in range(len(attributes))]
     facts = [f"{item.name}={item.attr}" for item in named if item.name not in _OWN]
-    return "; ".join([*facts, *(str(value.type) for value in composite.operands)])
+    return "; ".join([composite_name(composite), *facts, *(str(value.type) for value in composite.operands)])
 
 
 def _repeats(composite: ir.Operation, first: ir.Operation) -> bool:

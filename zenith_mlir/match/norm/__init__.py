@@ -1,0 +1,1 @@
+"""The matcher of layer norm and RMS norm, and of their gradients."""

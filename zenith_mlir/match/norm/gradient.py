@@ -1,0 +1,169 @@
+"""The gradient of a norm: values that equal the derivative for some cotangent g, compared as polynomials.
+
+With n the normalised rows, r = 1/√(variance + epsilon), h = g · factor and means over the normalised axes,
+
+    dx = r (h - mean h - n mean (h n)), for an RMS norm without the mean of h;  dweight = Σ g n;  dbias = Σ g
+
+and what one more cotangent of x adds to dx. g is what the normalised rows, or x, are multiplied by somewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.facts import defined_by, shape, users
+from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
+from zenith_mlir.match.axes import View
+from zenith_mlir.match.chains import through_converts
+from zenith_mlir.match.norm.forward import Parts, Vector, atoms_of, is_part, unit, vector
+from zenith_mlir.match.norm.reader import NormReader
+from zenith_mlir.match.norm.spread import Spread
+from zenith_mlir.match.norm.statistics import Statistics
+
+# How many operations belong to a gradient, and how many values may be its cotangent, at most.
+_MAX_OPS, _MAX_COTANGENTS = 96, 8
+
+
+@dataclass(frozen=True)
+class NormGradient:
+    """`dx` is the gradient for `cotangent`, plus `sum_cotangent` if there is one; dweight and dbias where computed."""
+
+    factor: Vector
+    cotangent: ir.Value
+    sum_cotangent: ir.Value | None
+    dx: ir.Value
+    dweight: ir.Value | None
+    dbias: ir.Value | None
+
+    @property
+    def results(self) -> list[ir.Value]:
+        return [value for value in (self.dx, self.dweight, self.dbias) if value is not None]
+
+
+def gradient(found: Statistics, below: Parts, position: Callable[[ir.Operation], int]) -> NormGradient | None:
+    """The gradient of what `below` is computed from, if the program has it."""
+    for cotangent, factor in itertools.islice(_cotangents(found, below, position), _MAX_COTANGENTS):
+        matched = _Search(found, below, cotangent, factor).run(position)
+        if matched is not None:
+            return matched
+    return None
+
+
+def _cotangents(
+    found: Statistics, below: Parts, position: Callable[[ir.Operation], int]
+) -> Iterator[tuple[ir.Value, Polynomial]]:
+    """What may be the cotangent, with the factor that the norm then has: parts are multiplied by it, or by both."""
+    spread = below.spread
+    one = Polynomial.constant(1.0)
+    factors = [one, *(_polynomial(found, spread, norm.factor) for norm in below.norms)]
+    products = {user for part in spread.views for user in users(part) if user.name == "stablehlo.multiply"}
+    tried: list[tuple[ir.Value, Polynomial]] = []
+    for product in sorted(products, key=position):
+        for other in product.operands:
+            if other in spread.views or shape(other) != shape(found.x):
+                continue
+            source = through_converts(other)
+            choices = [*_factored(found, spread, source), *((source, factor) for factor in factors[::-1])]
+            for value, factor in choices:
+                known = any(value == v and factor.terms == f.terms for v, f in tried)
+                if not known and shape(value) == shape(found.x) and defined_by(value, "stablehlo.constant") is None:
+                    tried.append((value, factor))
+                    yield value, factor
+
+
+def _polynomial(found: Statistics, spread: Spread[NormReader], factor: Vector) -> Polynomial:
+    number = Polynomial.constant(factor.number)
+    if factor.tensor is None:
+        return number
+    view = tuple(found.view[i] for i in found.dims)
+    dims = shape(factor.tensor)
+    rest = iter(dim for i, dim in zip(found.dims, view, strict=True) if shape(found.x)[i] != 1)
+    own = tuple(next(rest) if size != 1 else () for size in dims)
+    return spread.reader.resolved(spread.reader.read(factor.tensor, own)) + number
+
+
+def _factored(found: Statistics, spread: Spread[NormReader], value: ir.Value) -> Iterator[tuple[ir.Value, Polynomial]]:
+    """`value` as a product of a cotangent and the norm's factor."""
+    product = defined_by(value, "stablehlo.multiply")
+    if product is None:
+        return
+    for factor, other in itertools.permutations(product.operands):
+        try:
+            polynomial = spread.reader.resolved(spread.reader.read(factor, found.view))
+        except NotPolynomial:
+            continue
+        if vector(found, polynomial) is not None:
+            yield through_converts(other), polynomial
+
+
+class _Search:
+    """The values that follow from the parts of a norm and from one cotangent."""
+
+    def __init__(self, found: Statistics, below: Parts, cotangent: ir.Value, factor: Polynomial) -> None:
+        self._found, self._below, self._cotangent, self._factor = found, below, cotangent, factor
+        self._spread = found.following(cotangent)
+        self._spread.views.update(below.spread.views)
+        reader = self._reader = self._spread.reader
+        g = Polynomial.of(Tensor(cotangent, found.view))
+        n, h = unit(found, reader), g * factor
+        projected = h - n * reader.mean(h * n)
+        centred = projected - reader.mean(h) if found.centred else projected
+        rows = [
+            axis for axis in reader.space.resolve(reader.axes) if axis not in reader.space.resolve(reader.normalised)
+        ]
+        self._dx = reader.resolved(centred * reader.root).scaled(found.scale**0.5)
+        self._dweight, self._dbias = (reader.resolved(reader.total(p, rows)) for p in (g * n, g))
+
+    def run(self, position: Callable[[ir.Operation], int]) -> NormGradient | None:
+        dx: tuple[ir.Value, ir.Value | None] | None = None
+        vectors: dict[str, ir.Value] = {}
+        start = [*self._below.spread.views, self._cotangent]
+        for value in self._spread.follow(start, position, self._is_wanted, _MAX_OPS):
+            view = self._spread.views[value]
+            if shape(value) == shape(self._found.x):
+                dx = self._as_dx(value, view) or dx
+            elif shape(value) == tuple(shape(self._found.x)[i] for i in self._found.dims):
+                polynomial = self._reader.resolved(self._reader.read(value, view))
+                for name, wanted in (("dweight", self._dweight), ("dbias", self._dbias)):
+                    if _equal(polynomial, wanted):
+                        vectors[name] = value
+        factor = vector(self._found, self._factor)
+        if dx is None or factor is None:
+            return None
+        return NormGradient(factor, self._cotangent, dx[1], dx[0], vectors.get("dweight"), vectors.get("dbias"))
+
+    def _is_wanted(self, value: ir.Value, view: View) -> bool:
+        atoms = atoms_of(self._reader, value, view)
+        foreign = [atom for atom in atoms if not is_part(self._found, self._reader, atom)]
+        return len(foreign) <= 1 and all(isinstance(atom, Tensor) for atom in foreign)
+
+    def _as_dx(self, value: ir.Value, view: View) -> tuple[ir.Value, ir.Value | None] | None:
+        """`value`, and what it holds beside the gradient, if it is the gradient."""
+        rest = self._reader.resolved(self._reader.read(value, view)) - self._dx
+        if not rest.terms:
+            return value, None
+        if len(rest.terms) > 1:
+            return None
+        ((monomial, coefficient),) = rest.terms.items()
+        ((atom, exponent), *others) = monomial or ((None, 0),)
+        is_whole = isinstance(atom, Tensor) and not atom.boolean and atom.view == self._reader.space.resolve_view(view)
+        if others or exponent != 1 or abs(coefficient - 1) > 1e-6 or not is_whole or not isinstance(atom, Tensor):
+            return None
+        fits = shape(atom.value) == shape(value) and atom.value not in self._reader.leaves
+        return (value, atom.value) if fits else None
+
+
+def _equal(a: Polynomial, b: Polynomial) -> bool:
+    ratio = a.ratio_to(b)
+    return ratio is not None and abs(ratio - 1) < 1e-5
+
+
+def operands_of(found: Statistics, matched: NormGradient) -> Sequence[ir.Value]:
+    """What a zenith.*_norm_vjp takes, in order."""
+    weight = [] if matched.factor.tensor is None else [matched.factor.tensor]
+    extra = [] if matched.sum_cotangent is None else [matched.sum_cotangent]
+    return [found.x, *weight, matched.cotangent, *extra]
