@@ -4,8 +4,8 @@
 
 DIR holds StableHLO modules and a manifest.json with, for each file, `ground_truth`: the number of sites of each kind
 (null where nobody is sure). Prints one row a file, one a source and the totals: sites raised of those that there are,
-`+n` if n were raised that are none. The column `gradients` counts, in modules of kind "train", attentions raised with
-their backward, of those that there are.
+`+n` if n were raised that are none. The column `gradients` counts, in modules of kind "train", gradients raised, of as
+many sites as there are of the kinds that have one.
 
 --certify runs every distinct site against float64. --memory compiles the train modules as they are and after `default`
 and prints their temporary memory. Exits with status 1 if a site was raised where the truth says there is none more, or
@@ -50,7 +50,7 @@ class Row:
     group: str
     truth: dict[str, int]
     raised: dict[str, int]
-    gradients: int = 0
+    gradients: dict[str, int] = field(default_factory=dict)
     certified: int = 0
     unsound: list[str] = field(default_factory=list)
     temporaries: tuple[float, float] | None = None
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def trains(self) -> bool:
-        return self.group == "train" and self.truth.get("attention", 0) > 0
+        return self.group == "train"
 
 
 def measure(path: Path, entry: dict[str, Any], certify: bool, memory: bool) -> Row:
@@ -77,7 +77,7 @@ def measure(path: Path, entry: dict[str, Any], certify: bool, memory: bool) -> R
         group="train" if entry["kind"] == "train" else "forward and decode",
         truth={kind: n for kind in KINDS if (n := entry["ground_truth"].get(kind)) is not None},
         raised={kind: sum(passed[name] for name in names) for kind, names in KINDS.items()},
-        gradients=passed["zenith.attention_vjp"],
+        gradients={kind: sum(passed[f"{name}_vjp"] for name in names) for kind, names in KINDS.items()},
         reasons=[r.text() for r in raised.remarks if r.kind == "missed"],
         seconds=seconds,
     )
@@ -97,11 +97,11 @@ def temporaries(module: zenith.Module) -> float:
     return float(module.compile("cpu").memory_analysis().temp_size_in_bytes) / 2**20
 
 
-def gradients(rows: Iterable[Row]) -> str:
-    training = [row for row in rows if row.trains]
-    if not training:
+def gradients(rows: Iterable[Row], kinds: Iterable[str]) -> str:
+    known = [(row, kind) for row in rows for kind in kinds if row.trains and row.truth.get(kind)]
+    if not known:
         return "-"
-    return f"{sum(row.gradients for row in training)}/{sum(row.truth['attention'] for row in training)}"
+    return f"{sum(row.gradients[kind] for row, kind in known)}/{sum(row.truth[kind] for row, kind in known)}"
 
 
 def memory_table(rows: list[Row]) -> Table:
@@ -126,7 +126,7 @@ def table(title: str, groups: dict[str, list[Row]], kinds: list[str]) -> Table:
         certified, unsound = sum(row.certified for row in rows), sum(len(row.unsound) for row in rows)
         soundness = f"{unsound}/{certified}" if certified else "-"
         seconds = f"{sum(row.seconds for row in rows):.2f}"
-        out.add_row(name, *(cell(rows, kind) for kind in kinds), gradients(rows), soundness, seconds)
+        out.add_row(name, *(cell(rows, kind) for kind in kinds), gradients(rows, kinds), soundness, seconds)
     return out
 
 
