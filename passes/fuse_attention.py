@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.module import Module
@@ -10,7 +10,7 @@ from zenith_mlir.passes.inline_calls import InlineCalls
 from zenith_mlir.passes.lower_kernels import LowerKernels
 from zenith_mlir.passes.raise_attention import RaiseAttention
 from zenith_mlir.passes.simplify import Simplify
-from zenith_mlir.registry import Pass, option, register
+from zenith_mlir.registry import Pass, option, register, run_in_turn
 
 
 @register("fuse-attention")
@@ -29,5 +29,4 @@ class FuseAttention(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> None:
         lower = LowerKernels(min_seq=self.min_seq, cost_model=self.cost_model)
-        for stage in (InlineCalls(), Simplify(), RaiseAttention(), lower):
-            stage.run(module, replace(ctx, pass_name=stage.name))
+        run_in_turn((InlineCalls(), Simplify(), RaiseAttention(), lower), module, ctx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.module import Module
@@ -10,7 +10,7 @@ from zenith_mlir.passes.inline_calls import InlineCalls
 from zenith_mlir.passes.lower_kernels import LowerKernels
 from zenith_mlir.passes.raise_matmul import RaiseMatmul
 from zenith_mlir.passes.simplify import Simplify
-from zenith_mlir.registry import Pass, option, register
+from zenith_mlir.registry import Pass, option, register, run_in_turn
 
 
 @register("fuse-matmul")
@@ -25,5 +25,5 @@ class FuseMatmul(Pass):
     cost_model: bool = option(True, "leave what a kernel would make slower to XLA")
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        for stage in (InlineCalls(), Simplify(), RaiseMatmul(), LowerKernels(cost_model=self.cost_model)):
-            stage.run(module, replace(ctx, pass_name=stage.name))
+        lower = LowerKernels(cost_model=self.cost_model)
+        run_in_turn((InlineCalls(), Simplify(), RaiseMatmul(), lower), module, ctx)

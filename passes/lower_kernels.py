@@ -12,8 +12,14 @@ from zenith_mlir.context import PassContext
 from zenith_mlir.dialects.attributes import from_attribute
 from zenith_mlir.dialects.implementation import Implementation, Op, Refusal, Request, TensorSpec
 from zenith_mlir.dialects.table import OPS
-from zenith_mlir.ir.composites import composite_attributes, composite_name, expand, zenith_composites
-from zenith_mlir.ir.facts import element_type, enclosing, shape, users
+from zenith_mlir.ir.composites import (
+    composite_attributes,
+    composite_name,
+    expand,
+    gradients_with_residuals,
+    zenith_composites,
+)
+from zenith_mlir.ir.facts import element_type, enclosing, shape
 from zenith_mlir.ir.splice import splice_function
 from zenith_mlir.ir.symbols import drop_unused_private_functions
 from zenith_mlir.kernels.cpu.costs import refuse as refuse_costly
@@ -96,9 +102,7 @@ def _agreed(composites: list[ir.Operation], choices: list[Choice]) -> list[Choic
     """An op that keeps residuals for another is lowered with it or not at all: alone, both would compute the same."""
     agreed = dict(zip(composites, choices, strict=True))
     for composite in composites:
-        name = f"{composite_name(composite)}_vjp"
-        keepers = [op for residual in list(composite.results)[1:] for op in users(residual) if op in agreed]
-        for gradient in (op for op in keepers if composite_name(op) == name):
+        for gradient in gradients_with_residuals(composite):
             _agree(agreed, composite, gradient, "its gradient")
             _agree(agreed, gradient, composite, "what it differentiates")
     return list(agreed.values())

@@ -23,7 +23,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from zenith_mlir.errors import PipelineError, ZenithError, did_you_mean
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zenith_mlir.context import PassContext
     from zenith_mlir.module import Module
 
-__all__ = ["ENTRY_POINTS", "Pass", "find", "is_pass", "names", "option", "register"]
+__all__ = ["ENTRY_POINTS", "Pass", "find", "is_pass", "names", "option", "register", "run_in_turn"]
 
 ENTRY_POINTS = "zenith_mlir.passes"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -56,6 +56,12 @@ class Pass:
         from zenith_mlir.options import format_options
 
         return self.name + format_options(self)
+
+
+def run_in_turn(passes: Iterable[Pass], module: Module, ctx: PassContext) -> None:
+    """Run passes inside of another one; remarks carry their own names."""
+    for stage in passes:
+        stage.run(module, dataclasses.replace(ctx, pass_name=stage.name))
 
 
 def option(default: Any, help: str) -> Any:

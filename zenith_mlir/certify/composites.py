@@ -14,8 +14,13 @@ from zenith_mlir.certify.inputs import adversarial_inputs
 from zenith_mlir.certify.pair import certify_pair
 from zenith_mlir.certify.roles import argument_roles
 from zenith_mlir.context import Numerics
-from zenith_mlir.ir.composites import composite_name, decomposition_name, zenith_composites
-from zenith_mlir.ir.facts import defining_op, users
+from zenith_mlir.ir.composites import (
+    composite_name,
+    decomposition_name,
+    gradients_with_residuals,
+    zenith_composites,
+)
+from zenith_mlir.ir.facts import defining_op
 from zenith_mlir.ir.outline import clone_op
 from zenith_mlir.ir.symbols import drop_unused_private_functions, functions, unique_name
 from zenith_mlir.target import Target
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["certify_composites", "isolated_composites"]
 
 # Whether a kernel pays at some size is not the question here.
-LOWERING = "lower-kernels{min-seq=0}"
+LOWERING = "lower-kernels{min-seq=0 cost-model=false}"
 
 
 def certify_composites(
@@ -75,7 +80,7 @@ def isolated_composites(raised: Module) -> Iterator[tuple[str, Module]]:
     seen = set()
     composites = zenith_composites(raised.operation)
     for number, composite in enumerate(composites):
-        if any(user in composites for residual in list(composite.results)[1:] for user in users(residual)):
+        if gradients_with_residuals(composite):
             continue
         alone = raised.clone()
         with alone.context:
@@ -97,9 +102,9 @@ def _without_names(module: Module) -> str:
 
 def _unit(composite: ir.Operation) -> list[ir.Operation]:
     """The composite, after those whose residuals it takes."""
-    producers = (defining_op(value) for value in composite.operands)
-    before = {op for op in producers if op is not None and op.name == "stablehlo.composite" and len(op.results) > 1}
-    return [*before, composite]
+    producers = dict.fromkeys(op for value in composite.operands if (op := defining_op(value)) is not None)
+    composites = (op for op in producers if op.name == "stablehlo.composite")
+    return [*(op for op in composites if composite in gradients_with_residuals(op)), composite]
 
 
 def _leave_only(module: Module, number: int) -> None:

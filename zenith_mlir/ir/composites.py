@@ -35,6 +35,18 @@ def composite_attributes(composite: ir.Operation) -> ir.DictAttr:
     return ir.DictAttr(composite.attributes["composite_attributes"])
 
 
+def gradients_with_residuals(composite: ir.Operation) -> list[ir.Operation]:
+    """The gradients of `composite` that take more of it than its first result, where that is what its attribute
+    `residuals` says the others are for.
+    """
+    attributes = composite_attributes(composite)
+    if "residuals" not in attributes or not ir.BoolAttr(attributes["residuals"]).value:
+        return []
+    name = f"{composite_name(composite)}_vjp"
+    found = [user for residual in list(composite.results)[1:] for user in users(residual)]
+    return [op for op in dict.fromkeys(found) if op.name == "stablehlo.composite" and composite_name(op) == name]
+
+
 def decomposition(composite: ir.Operation, module: ir.Operation) -> ir.Operation:
     """The function that says what `composite` computes."""
     return functions(module)[decomposition_name(composite)]

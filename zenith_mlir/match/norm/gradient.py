@@ -10,12 +10,12 @@ and what one more cotangent of x adds to dx. g is what the normalised rows, or x
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, shape, users
+from zenith_mlir.ir.facts import defined_by, shape, splat, users
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.axes import View
 from zenith_mlir.match.chains import through_converts
@@ -58,21 +58,37 @@ def _cotangents(
 ) -> Iterator[tuple[ir.Value, Polynomial]]:
     """What may be the cotangent, with the factor that the norm then has: parts are multiplied by it, or by both."""
     spread = below.spread
-    one = Polynomial.constant(1.0)
-    factors = [one, *(_polynomial(found, spread, norm.factor) for norm in below.norms)]
     products = {user for part in spread.views for user in users(part) if user.name == "stablehlo.multiply"}
     tried: list[tuple[ir.Value, Polynomial]] = []
     for product in sorted(products, key=position):
         for other in product.operands:
             if other in spread.views or shape(other) != shape(found.x):
                 continue
-            source = through_converts(other)
-            choices = [*_factored(found, spread, source), *((source, factor) for factor in factors[::-1])]
-            for value, factor in choices:
+            for value, factor in _choices(found, below, other):
                 known = any(value == v and factor.terms == f.terms for v, f in tried)
                 if not known and shape(value) == shape(found.x) and defined_by(value, "stablehlo.constant") is None:
                     tried.append((value, factor))
                     yield value, factor
+
+
+def _choices(found: Statistics, below: Parts, value: ir.Value) -> Iterator[tuple[ir.Value, Polynomial]]:
+    """`value` as a cotangent times the factor of a norm that there is, or as a cotangent alone."""
+    one = Polynomial.constant(1.0)
+    factors = [_polynomial(found, below.spread, norm.factor) for norm in below.norms]
+    for source in _unscaled(value):
+        for other, factor in _factored(found, below.spread, source):
+            if not factors or any(factor.terms == f.terms for f in factors):
+                yield from ((inner, factor) for inner in _unscaled(other))
+        yield from ((source, factor) for factor in [*factors, one])
+
+
+def _unscaled(value: ir.Value) -> Iterator[ir.Value]:
+    """`value`, and what it is a multiple of."""
+    value = through_converts(value)
+    yield value
+    product = defined_by(value, "stablehlo.multiply")
+    if product is not None and splat(product.operands[1]) is not None:
+        yield through_converts(product.operands[0])
 
 
 def _polynomial(found: Statistics, spread: Spread[NormReader], factor: Vector) -> Polynomial:
@@ -97,7 +113,7 @@ def _factored(found: Statistics, spread: Spread[NormReader], value: ir.Value) ->
         except NotPolynomial:
             continue
         if vector(found, polynomial) is not None:
-            yield through_converts(other), polynomial
+            yield other, polynomial
 
 
 class _Search:
@@ -153,17 +169,10 @@ class _Search:
         is_whole = isinstance(atom, Tensor) and not atom.boolean and atom.view == self._reader.space.resolve_view(view)
         if others or exponent != 1 or abs(coefficient - 1) > 1e-6 or not is_whole or not isinstance(atom, Tensor):
             return None
-        fits = shape(atom.value) == shape(value) and atom.value not in self._reader.leaves
+        fits = shape(atom.value) == shape(value) and atom.value != self._found.x
         return (value, atom.value) if fits else None
 
 
 def _equal(a: Polynomial, b: Polynomial) -> bool:
     ratio = a.ratio_to(b)
     return ratio is not None and abs(ratio - 1) < 1e-5
-
-
-def operands_of(found: Statistics, matched: NormGradient) -> Sequence[ir.Value]:
-    """What a zenith.*_norm_vjp takes, in order."""
-    weight = [] if matched.factor.tensor is None else [matched.factor.tensor]
-    extra = [] if matched.sum_cotangent is None else [matched.sum_cotangent]
-    return [found.x, *weight, matched.cotangent, *extra]

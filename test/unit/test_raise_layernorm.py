@@ -1,0 +1,266 @@
+"""raise-layernorm: every spelling of a norm and of its gradient, near misses with their remark, and the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from raised import assert_attributes_hold, names, remarks, spec_of
+
+import zenith_mlir as zenith
+from zenith_mlir.certify import certify_composites
+
+RAISE = "prepare,raise-layernorm"
+BF16, F32 = jnp.bfloat16, jnp.float32
+
+
+def array(*shape: int, dtype: Any = F32, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape, F32).astype(dtype)
+
+
+X, W, B, R = array(2, 3, 40), array(40, seed=1), array(40, seed=2), array(2, 3, 40, seed=3)
+
+
+def mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(x, -1, keepdims=True)
+
+
+def two_passes(x: jax.Array) -> jax.Array:
+    return (x - mean(x)) * jax.lax.rsqrt(mean(jnp.square(x - mean(x))) + 1e-5)
+
+
+def one_pass(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+    variance = jnp.maximum(0.0, mean(x * x) - mean(x) ** 2)
+    scale = jax.lax.rsqrt(variance + 1e-5) * w
+    return (x - mean(x)) * scale + b
+
+
+def rearranged(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+    scale = w / jnp.sqrt(jnp.var(x, -1, keepdims=True) + 1e-5)
+    return x * scale + (b - mean(x) * scale)
+
+
+def narrow(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+    n = two_passes(x.astype(F32))
+    return n.astype(x.dtype) * w.astype(x.dtype) + b.astype(x.dtype)
+
+
+def rms(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(mean(x * x) + 1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[jax.Array, ...]
+    facts: dict[str, Any]
+    op: str = "layer_norm"
+
+
+SPELLINGS = [
+    Spelling("two passes", two_passes, (X,), {"epsilon": pytest.approx(1e-5), "weight": False, "bias": False}),
+    Spelling("one pass", one_pass, (X, W, B), {"weight": True, "bias": True, "offset": 0.0}),
+    Spelling("rearranged", rearranged, (X, W, B), {"weight": True, "bias": True}),
+    Spelling("standardize", lambda x: jax.nn.standardize(x, epsilon=1e-3), (X,), {"epsilon": pytest.approx(1e-3)}),
+    Spelling(
+        "power",
+        lambda x: (x - mean(x)) * jnp.power(jnp.var(x, -1, keepdims=True) + 1e-5, -0.5),
+        (X,),
+        {"weight": False},
+    ),
+    Spelling("deviations", lambda x: (x - mean(x)) / jnp.std(x, -1, keepdims=True), (X,), {"epsilon": 0.0}),
+    Spelling("bfloat16", narrow, (X.astype(BF16), W, B), {"weight": True, "bias": True}),
+    Spelling("offset", lambda x, w: two_passes(x) * (1 + w), (X, W), {"weight": True, "offset": 1.0}),
+    Spelling("weights of more dimensions", one_pass, (X, W[None, None], B[None, None]), {"weight": True, "bias": True}),
+    Spelling(
+        "two axes",
+        lambda x: (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5),
+        (X,),
+        {"axes": 2},
+    ),
+    Spelling("one row", two_passes, (X[0, 0],), {"axes": 1}),
+    Spelling("mapped", jax.vmap(jax.vmap(one_pass, (0, None, None)), (0, None, None)), (X, W, B), {"bias": True}),
+    Spelling("split rows", lambda x, w, b: one_pass(x.reshape(6, 40), w, b), (X, W, B), {"bias": True}),
+    Spelling("after a residual", lambda x, r, w, b: one_pass(x + r, w, b), (X, R, W, B), {"residual": True}),
+    Spelling("rms", rms, (X,), {"epsilon": pytest.approx(1e-6), "weight": False}, "rms_norm"),
+    Spelling("rms by powers", lambda x, w: w * (x * (mean(x**2) + 1e-6) ** -0.5), (X, W), {"weight": True}, "rms_norm"),
+    Spelling(
+        "rms, weight first", lambda x, w: (w * x) / jnp.sqrt(mean(x * x) + 1e-6), (X, W), {"weight": True}, "rms_norm"
+    ),
+    Spelling("rms, offset", lambda x, w: rms(x) * (w + 1), (X, W), {"offset": 1.0}, "rms_norm"),
+    Spelling("rms, bias", lambda x, w, b: rms(x) * w + b, (X, W, B), {"bias": True}, "rms_norm"),
+    Spelling(
+        "rms by sums",
+        lambda x, w: x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 4e-5) * w * 40**0.5,
+        (X, W),
+        {"epsilon": pytest.approx(1e-6)},
+        "rms_norm",
+    ),
+    Spelling(
+        "rms, bfloat16",
+        lambda x, w: (rms(x.astype(F32)) * (1 + w.astype(F32))).astype(BF16),
+        (X.astype(BF16), W.astype(BF16)),
+        {"weight": True, "offset": 1.0},
+        "rms_norm",
+    ),
+]
+
+
+def raised(function: Callable[..., Any], *arguments: jax.Array) -> zenith.Module:
+    return zenith.trace(function, *arguments).run(RAISE, target="none")
+
+
+def name_of(spelling: Spelling) -> str:
+    return spelling.name
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=name_of)
+def test_spellings(spelling: Spelling) -> None:
+    module = raised(spelling.function, *spelling.arguments)
+    assert names(module) == [spelling.op]
+    (remark,) = remarks(module, "passed", "raise-layernorm")
+    assert remark.op == f"zenith.{spelling.op}"
+    assert not remarks(module, "missed", "raise-layernorm")
+    spec = spec_of(module)
+    assert {name: getattr(spec, name) for name in spelling.facts} == spelling.facts
+    assert_attributes_hold(module)
+
+
+def loss_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    def loss(*arguments: jax.Array) -> jax.Array:
+        out = function(*arguments).astype(F32)
+        return jnp.sum(jnp.sin(out) * jnp.arange(out.size, dtype=F32).reshape(out.shape))
+
+    return loss
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=name_of)
+def test_gradients(spelling: Spelling) -> None:
+    numbers = tuple(range(len(spelling.arguments)))
+    module = raised(jax.value_and_grad(loss_of(spelling.function), numbers), *spelling.arguments)
+    assert names(module) == [spelling.op, f"{spelling.op}_vjp"]
+    forward, backward = spec_of(module), spec_of(module, 1)
+    same = ("epsilon", "axes", "weight", "offset")
+    assert [getattr(forward, name) for name in same] == [getattr(backward, name) for name in same]
+    assert (backward.dweight, backward.dbias) == (forward.weight, forward.bias)
+    assert_attributes_hold(module)
+
+
+@pytest.mark.once
+def test_another_use_of_x_adds_its_cotangent() -> None:
+    module = raised(jax.grad(loss_of(lambda x, w, b: x + one_pass(x, w, b)), (0, 1, 2)), X, W, B)
+    assert names(module)[-1] == "layer_norm_vjp"
+    assert spec_of(module, -1).sum_cotangent
+    assert_attributes_hold(module)
+
+
+@pytest.mark.once
+def test_frozen_weights_have_no_gradient() -> None:
+    module = raised(jax.grad(loss_of(one_pass)), X, W, B)
+    assert (spec_of(module, -1).dweight, spec_of(module, -1).dbias) == (False, False)
+    assert_attributes_hold(module)
+
+
+@pytest.mark.once
+def test_checkpointed_layers_are_one_site_each() -> None:
+    @jax.checkpoint
+    def layer(x: jax.Array, w: jax.Array) -> jax.Array:
+        return x + jnp.tanh(rms(x) * w)
+
+    def model(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, w: (layer(x, w), None), x, w)[0]
+
+    module = raised(jax.grad(loss_of(model), (0, 1)), X, jnp.stack([W, B]))
+    passed = [remark.op for remark in remarks(module, "passed", "raise-layernorm")]
+    assert sorted(passed) == ["zenith.rms_norm", "zenith.rms_norm_vjp"]
+    assert_attributes_hold(module)
+
+
+NEAR_MISSES = {
+    "epsilon outside": (
+        lambda x: (x - mean(x)) / (jnp.std(x, -1, keepdims=True) + 1e-5),
+        "epsilon is added to the root of the variance",
+    ),
+    "rms, epsilon outside": (lambda x: x / (jnp.sqrt(mean(x * x)) + 1e-5), "epsilon is added to the root"),
+    "unbiased": (
+        lambda x: (x - mean(x)) / jnp.sqrt(jnp.var(x, -1, keepdims=True, ddof=1) + 1e-5),
+        "the variance is divided by 39, not by 40",
+    ),
+    "another axis": (
+        lambda x: (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-5),
+        "the means are over dimensions 1 of 3",
+    ),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_near_misses_get_one_remark(name: str) -> None:
+    function, reason = NEAR_MISSES[name]
+    module = raised(function, X)
+    assert names(module) == []
+    (remark,) = remarks(module, "missed", "raise-layernorm")
+    assert reason in remark.reason
+
+
+OTHERS: dict[str, Callable[..., Any]] = {
+    "the variance of something else": lambda x, r: (x - mean(x)) * jax.lax.rsqrt(mean(jnp.square(r - mean(r))) + 1e-5),
+    "the mean of something else": lambda x, r: (x - mean(r)) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5),
+    "fourth powers": lambda x, r: x * jax.lax.rsqrt(mean(x**4) + 1e-5),
+    "the root of the root": lambda x, r: x / jnp.sqrt(jnp.sqrt(mean(x * x) + 1e-5)),
+    "cubed root": lambda x, r: (x - mean(x)) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5) ** 3,
+    "the largest": lambda x, r: (x - x.max(-1, keepdims=True)) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5),
+    "the variance alone": lambda x, r: jnp.sqrt(jnp.var(x, -1) + 1e-5),
+    "unit length": lambda x, r: x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True)),
+    "batch norm": lambda x, r: (x - x.mean((0, 1))) * jax.lax.rsqrt(x.var((0, 1)) + 1e-5),
+    "half of the mean": lambda x, r: (x - mean(x) / 2) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5),
+    "a mean over fewer": lambda x, r: (x - mean(x[..., :20])) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_norm_is_left_alone(name: str) -> None:
+    module = raised(OTHERS[name], X, R)
+    for found in names(module):  # of the root of a variance times something else a norm may be a part
+        assert found == "layer_norm"
+    assert_attributes_hold(module)
+    assert not remarks(module, "missed", "raise-layernorm")
+
+
+@pytest.mark.once
+def test_adaptive_norms_keep_their_modulation_outside() -> None:
+    module = raised(lambda x, s, b: two_passes(x) * (1 + s[:, None]) + b[:, None], X, array(2, 40), array(2, 40))
+    assert names(module) == ["layer_norm"]
+    assert not spec_of(module).weight
+    assert_attributes_hold(module)
+
+
+@pytest.mark.once
+def test_values_inside_that_are_used_elsewhere_stay() -> None:
+    def function(x: jax.Array, r: jax.Array, w: jax.Array) -> Any:
+        s = x + r
+        n = two_passes(s)
+        return n * w, n, mean(s)
+
+    module = raised(function, X, R, W)
+    assert names(module) == ["layer_norm"]
+    assert not spec_of(module).residual
+    for own, expected in zip(module.compile("cpu")(X, R, W), function(X, R, W), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernels_of_what_was_raised_are_sound(dtype: str) -> None:
+    function = jax.grad(loss_of(lambda x, r, w, b: narrow(x + r, w, b)), (0, 1, 2, 3))
+    module = raised(function, X.astype(dtype), R.astype(dtype), W, B)
+    certificates = certify_composites(module, target=zenith.Target.parse("cpu"))
+    assert [certificate.note for certificate in certificates] == ["cpu-norm", "cpu-norm-vjp"]
+    assert all(certificate.sound for certificate in certificates)
