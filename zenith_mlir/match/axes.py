@@ -52,12 +52,21 @@ class AxisSpace:
 
     def resolve(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """`axes` with every axis that was split replaced by its parts."""
+        if not self._parts:
+            return tuple(axes)
         out: list[Axis] = []
         for axis in axes:
             out.extend(self.resolve(self._parts[axis]) if axis in self._parts else (axis,))
         return tuple(out)
 
+    @property
+    def is_split(self) -> bool:
+        """Whether any axis was split."""
+        return bool(self._parts)
+
     def resolve_view(self, view: View) -> View:
+        if not self._parts:
+            return view
         return tuple(self.resolve(dim) for dim in view)
 
     def regroup(self, view: View, dims: Sequence[int]) -> View | None:

@@ -71,7 +71,7 @@ class Reader:
 
     def resolved(self, polynomial: Polynomial) -> Polynomial:
         """With every axis that was split since replaced by its parts."""
-        return polynomial.mapped(self.space.resolve_view)
+        return polynomial.mapped(self.space.resolve_view) if self.space.is_split else polynomial
 
     def bound(self, sizes: Iterable[int], view: View) -> View | None:
         """Axes for dimensions that are summed over where the result has `view`; None if the site has none such."""
