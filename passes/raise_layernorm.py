@@ -15,14 +15,17 @@ from zenith_mlir.dialects.norm import NormVjpSpec
 from zenith_mlir.ir.composites import walk_program
 from zenith_mlir.ir.facts import users, walk
 from zenith_mlir.ir.outline import outline_composite
+from zenith_mlir.ir.stacks import NotStacked, loop_around
 from zenith_mlir.match.nomatch import NoMatch
 from zenith_mlir.match.norm.forward import Parts, parts
 from zenith_mlir.match.norm.gradient import gradient
 from zenith_mlir.match.norm.misses import why_not
 from zenith_mlir.match.norm.site import BACKWARD, FORWARD, Site, backward_site, forward_site
+from zenith_mlir.match.norm.stacked import recompute_stacked
 from zenith_mlir.match.norm.statistics import ROOTS, Statistics, statistics
 from zenith_mlir.match.repeated import repetitions
 from zenith_mlir.module import Module
+from zenith_mlir.passes.simplify import Simplify
 from zenith_mlir.registry import Pass, register
 
 Position = Callable[[ir.Operation], int]
@@ -40,7 +43,8 @@ class RaiseLayernorm(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        order = {op: i for i, op in enumerate(walk(module.operation))}
+        _recompute(module, ctx)
+        position = _positions(module)
         roots = walk_program(module.operation, *ROOTS)
         # A site takes roots along (a gradient has its own) and erases them: those must not be looked at again.
         places, taken = {root: i for i, root in enumerate(roots)}, set[int]()
@@ -49,13 +53,43 @@ class RaiseLayernorm(Pass):
             found = None if i in taken else statistics(root)
             if found is None:
                 continue
-            for site, has_gradient in _sites(found, root, ctx, lambda op: order.get(op, 0)):
+            for site, has_gradient in _sites(found, root, ctx, position):
                 taken |= {places[op] for op in site.ops if op in places}
                 raised.append((_outline(module, site), site, has_gradient))
         forward = [(composite, gradient) for composite, site, gradient in raised if not _is_gradient(site)]
         again = repetitions(forward)
         for composite, site, _ in raised:
             _report(ctx, composite, site, composite in again)
+
+
+def _recompute(module: Module, ctx: PassContext) -> None:
+    """Let the backward of a scan compute what it needs of a norm from x instead of reading it from stacks: then root
+    and gradient meet in one block.
+    """
+    position = _positions(module)
+    count = sum(_recompute_stacked(root, ctx, position) for root in walk_program(module.operation, *ROOTS))
+    ctx.count("residuals recomputed", count)
+    if count:
+        Simplify().run(module, ctx)
+
+
+def _recompute_stacked(root: ir.Operation, ctx: PassContext, position: Position) -> int:
+    loop = loop_around(root)
+    found = None if loop is None else statistics(root)
+    if loop is None or found is None or found.dims != found.trailing:
+        return 0
+    try:
+        return recompute_stacked(loop, found, parts(found, root, position))
+    except NotStacked:
+        reason = "its loop keeps what lies inside of the norm for the gradient, and cannot keep what it normalises"
+        ctx.missed(root, BACKWARD[found.centred].OP, reason)
+        return 0
+
+
+def _positions(module: Module) -> Position:
+    """Where in the program an operation stands; those that are added later count as first."""
+    order = {op: i for i, op in enumerate(walk(module.operation))}
+    return lambda op: order.get(op, 0)
 
 
 def _sites(found: Statistics, root: ir.Operation, ctx: PassContext, position: Position) -> Iterator[tuple[Site, bool]]:

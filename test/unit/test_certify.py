@@ -229,6 +229,11 @@ def test_nonfinite_places() -> None:
     assert judged([nan, 1, 1], [0, 1, 1], [nan, 1, 1]).lost_nonfinite == 1
     assert judged([inf, 1, 1], [-inf, 1, 1], [inf, 1, 1]).lost_nonfinite == 1
     assert judged([inf, 1, 1], [2.0, 1, 1], [2.0, 1, 1]).sound, "the original overflowed"
+    assert judged([nan, 1, 1], [inf, 1, 1], [nan, 1, 1]).sound, "infinity less infinity in another order"
+    assert judged([inf, 1, 1], [nan, 1, 1], [inf, 1, 1]).lost_nonfinite == 1
+    assert judged([3e38, 1, 1], [inf, 1, 1], [4e38, 1, 1]).new_nonfinite == 0, "rounds to infinity"
+    assert judged([3e38, 1, 1], [-inf, 1, 1], [4e38, 1, 1]).new_nonfinite == 1
+    assert judged([3e38, 1, 1], [inf, 1, 1], [3e38, 1, 1]).new_nonfinite == 1
     assert judged([nan, nan], [nan, nan], [nan, nan]).judged == 0.0
 
 

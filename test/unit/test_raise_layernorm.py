@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -180,6 +181,32 @@ def test_checkpointed_layers_are_one_site_each() -> None:
     passed = [remark.op for remark in remarks(module, "passed", "raise-layernorm")]
     assert sorted(passed) == ["zenith.rms_norm", "zenith.rms_norm_vjp"]
     assert_attributes_hold(module)
+
+
+def layer_norm(x: jax.Array, w: jax.Array) -> jax.Array:
+    return two_passes(x) * w
+
+
+def clamped(x: jax.Array, w: jax.Array) -> jax.Array:
+    return one_pass(x, w, w)
+
+
+@pytest.mark.parametrize("norm", [layer_norm, clamped, lambda x, w: rms(x) * w], ids=["two", "one", "rms"])
+def test_loops_keep_x_for_the_gradient_and_nothing_inside_of_the_norm(norm: Callable[..., jax.Array]) -> None:
+    """Of each layer a scan stacks x, the normalised rows and tanh of these; two-pass variances need no x as written."""
+
+    def model(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, w: (x + jnp.tanh(norm(x, w)), None), x, w)[0]
+
+    arguments = X, jnp.stack([W, B])
+    function = jax.grad(loss_of(model), (0, 1))
+    module = raised(function, *arguments)
+    found = names(module)
+    assert sorted(found) == [found[0], f"{found[0]}_vjp"]
+    assert len(re.findall(r"dynamic_update_slice.*tensor<2x2x3x40xf32>, tensor<1x2x3x40xf32>", module.text())) <= 3
+    assert_attributes_hold(module)
+    for own, expected in zip(module.compile("cpu")(*arguments), jax.tree.leaves(function(*arguments)), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
 
 
 NEAR_MISSES = {

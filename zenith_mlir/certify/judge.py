@@ -28,10 +28,12 @@ digit is at stake.
 
 Anything below the smallest normal float32 counts as zero: processors flush it.
 
-NaN and infinity. R must be finite wherever O is, whatever J says: a rewrite brings no NaN. Where O and J
-agree on NaN or on the same infinity, mathematics says so and R must have it too: a kernel that answers 0 for
-a row that has no answer hides the user's bug. Where O is not finite and J differs, O overflowed, and R may do
-better.
+NaN and infinity. R must be finite wherever O is, whatever J says: a rewrite brings no NaN. But where J is
+beyond the largest number of the result's dtype, the infinity that J rounds to is the right answer, and O's
+number was luck. Where O and J agree on an infinity, mathematics says so and R must have it too; where they
+agree on NaN, R must not be finite: a kernel that answers 0 for a row that has no answer hides the user's bug.
+It may be an infinity, since ∞ - ∞ in x r w - m r w is none in (x - m) r w. Where O is not finite and J
+differs, O overflowed, and R may do better.
 
 Integers and booleans: the error is the share of places that differ from J; the sway is the share of those
 that J itself changes.
@@ -105,8 +107,8 @@ def _compare_floats(original: Array, rewritten: Array, judge: Array, neighbours:
         "error_fused": error_rewritten[closest],
         "allowed": float(allowed[closest]),
         "ratio": _quotient(error_rewritten[closest], max(error_original[closest], ulp)),
-        "new_nonfinite": int((np.isfinite(o) & ~np.isfinite(r)).sum()),
-        "lost_nonfinite": int((agreed & ~_same(o, r)).sum()),
+        "new_nonfinite": int((np.isfinite(o) & ~np.isfinite(r) & (r != _rounded(j, original.dtype))).sum()),
+        "lost_nonfinite": int((agreed & ~_same(o, r) & ~(np.isnan(o) & np.isinf(r))).sum()),
         "judged": float(compared.mean()) if compared.size else 1.0,
     }
 
@@ -138,6 +140,13 @@ def _as_float64(x: Array) -> Array:
     if x.dtype.kind == "c":
         x = np.stack([x.real, x.imag], axis=-1)
     return np.asarray(x, np.float64)
+
+
+def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    """`x` as a number of `dtype`, or of its parts where that is complex."""
+    narrow = np.empty(0, dtype).real.dtype
+    with np.errstate(over="ignore"):
+        return x.astype(narrow).astype(np.float64)
 
 
 def _same(x: Array, y: Array) -> Array:

@@ -14,6 +14,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defined_by, defining_op, enclosing, shape, splat, users
 from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
+from zenith_mlir.ir.outline import clone_op
 
 
 class NotStacked(Exception):
@@ -122,6 +123,34 @@ def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operat
         drop_unused(reader)
     drop_unused(loop)
     return len(plan)
+
+
+def stack_instead(loop: Loop, row: Row, value: ir.Value) -> None:
+    """Let `loop` stack `value`, of the type of the row's source, and compute the row from it where it is read.
+
+    Raises: NotStacked, before anything is changed, if `value` alone does not suffice for that.
+    """
+
+    def enter(_: ir.Value, op: ir.Operation | None) -> bool:
+        if op is not None and op.name == "stablehlo.constant":
+            return False
+        if op is None or op.block != loop.body or op.name in _NOT_REPEATED:
+            raise NotStacked(loop.op if op is None else op)
+        return True
+
+    between = cone([row.value], {value}, enter)
+    reads = list(loads(loop, row.carry))
+    (update,) = (op for op in users(row.value) if op.name == "stablehlo.dynamic_update_slice")
+    with ir.InsertionPoint(update), update.location:
+        wide = ir.Operation.create("stablehlo.reshape", results=[row.value.type], operands=[value])
+    update.operands[1] = wide.results[0]
+    for load in reads:
+        with ir.InsertionPoint.after(load.op), load.op.location:
+            narrow = ir.Operation.create("stablehlo.reshape", results=[value.type], operands=[load.op.results[0]])
+            mapping = {value: narrow.results[0]}
+            for op in between:
+                clone_op(op, mapping)
+        load.op.results[0].replace_all_uses_except(mapping[row.value], [narrow])
 
 
 def computable(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> list[Row]:

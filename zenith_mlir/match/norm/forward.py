@@ -110,14 +110,14 @@ def _form(found: Statistics, spread: Spread[NormReader], value: ir.Value) -> Nor
     if view != reader.space.resolve_view(found.view) or shape(value) != shape(found.x):
         return None
     polynomial = reader.resolved(reader.read(value, view))
-    weight = _coefficient(polynomial, reader.resolved(reader.x * reader.root)).scaled(found.scale**-0.5)
+    weight = coefficient(polynomial, reader.resolved(reader.x * reader.root)).scaled(found.scale**-0.5)
     factor, bias = vector(found, weight), vector(found, polynomial - unit(found, reader) * weight)
     if factor is None or bias is None or not weight.terms or bias.number:
         return None
     return Normalised(value, factor, bias.tensor) if factor.tensor is not None or factor.number == 1 else None
 
 
-def _coefficient(polynomial: Polynomial, factors: Polynomial) -> Polynomial:
+def coefficient(polynomial: Polynomial, factors: Polynomial) -> Polynomial:
     """What the product `factors` is multiplied by: of the terms that hold each of its atoms to its power."""
     ((product, _),) = factors.terms.items()
     return Polynomial({monomial - product: c for monomial, c in polynomial.terms.items() if product <= monomial})

@@ -19,7 +19,7 @@ from zenith_mlir.ir.facts import defined_by, shape, splat, users
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.axes import View
 from zenith_mlir.match.chains import through_converts
-from zenith_mlir.match.norm.forward import Parts, Vector, atoms_of, is_part, unit, vector
+from zenith_mlir.match.norm.forward import Parts, Vector, atoms_of, coefficient, is_part, unit, vector
 from zenith_mlir.match.norm.reader import NormReader
 from zenith_mlir.match.norm.spread import Spread
 from zenith_mlir.match.norm.statistics import Statistics
@@ -46,11 +46,13 @@ class NormGradient:
 
 def gradient(found: Statistics, below: Parts, position: Callable[[ir.Operation], int]) -> NormGradient | None:
     """The gradient of what `below` is computed from, if the program has it."""
+    best: NormGradient | None = None
     for cotangent, factor in itertools.islice(_cotangents(found, below, position), _MAX_COTANGENTS):
         matched = _Search(found, below, cotangent, factor).run(position)
-        if matched is not None:
+        if matched is not None and matched.dweight is not None:
             return matched
-    return None
+        best = best or matched
+    return best
 
 
 def _cotangents(
@@ -59,27 +61,34 @@ def _cotangents(
     """What may be the cotangent, with the factor that the norm then has: parts are multiplied by it, or by both."""
     spread = below.spread
     products = {user for part in spread.views for user in users(part) if user.name == "stablehlo.multiply"}
+    factors = _factors(found, below)
     tried: list[tuple[ir.Value, Polynomial]] = []
     for product in sorted(products, key=position):
         for other in product.operands:
             if other in spread.views or shape(other) != shape(found.x):
                 continue
-            for value, factor in _choices(found, below, other):
+            for value, factor in _choices(found, below, other, factors):
                 known = any(value == v and factor.terms == f.terms for v, f in tried)
                 if not known and shape(value) == shape(found.x) and defined_by(value, "stablehlo.constant") is None:
                     tried.append((value, factor))
                     yield value, factor
 
 
-def _choices(found: Statistics, below: Parts, value: ir.Value) -> Iterator[tuple[ir.Value, Polynomial]]:
-    """`value` as a cotangent times the factor of a norm that there is, or as a cotangent alone."""
-    one = Polynomial.constant(1.0)
-    factors = [_polynomial(found, below.spread, norm.factor) for norm in below.norms]
+def _choices(
+    found: Statistics, below: Parts, value: ir.Value, factors: list[Polynomial]
+) -> Iterator[tuple[ir.Value, Polynomial]]:
+    """`value` as a cotangent, or as a cotangent times the factor of the norm: that which the norm below has, or any
+    where only the normalised rows are left of it.
+    """
     for source in _unscaled(value):
-        for other, factor in _factored(found, below.spread, source):
-            if not factors or any(factor.terms == f.terms for f in factors):
-                yield from ((inner, factor) for inner in _unscaled(other))
-        yield from ((source, factor) for factor in [*factors, one])
+        plain = [(source, factor) for factor in (*factors, Polynomial.constant(1.0))]
+        products = [
+            (inner, factor)
+            for other, factor in _factored(found, below.spread, source)
+            if not factors or any(factor.terms == f.terms for f in factors)
+            for inner in _unscaled(other)
+        ]
+        yield from [*products, *plain] if factors else [*plain, *products]
 
 
 def _unscaled(value: ir.Value) -> Iterator[ir.Value]:
@@ -91,15 +100,22 @@ def _unscaled(value: ir.Value) -> Iterator[ir.Value]:
         yield through_converts(product.operands[0])
 
 
-def _polynomial(found: Statistics, spread: Spread[NormReader], factor: Vector) -> Polynomial:
-    number = Polynomial.constant(factor.number)
-    if factor.tensor is None:
-        return number
-    view = tuple(found.view[i] for i in found.dims)
-    dims = shape(factor.tensor)
-    rest = iter(dim for i, dim in zip(found.dims, view, strict=True) if shape(found.x)[i] != 1)
-    own = tuple(next(rest) if size != 1 else () for size in dims)
-    return spread.reader.resolved(spread.reader.read(factor.tensor, own)) + number
+def _factors(found: Statistics, below: Parts) -> list[Polynomial]:
+    """What the normalised rows, or the root, are multiplied by, but for numbers."""
+    reader = below.spread.reader
+    n, root = unit(found, reader), reader.resolved(reader.root)
+    factors: list[Polynomial] = []
+    for value, view in below.spread.views.items():
+        if shape(value) != shape(found.x):
+            continue
+        polynomial = reader.resolved(reader.read(value, view))
+        for product, scale in ((root, 1.0), (reader.resolved(reader.x) * root, found.scale**-0.5)):
+            factor = coefficient(polynomial, product).scaled(scale)
+            whole = factor * (root if product is root else n)
+            said = vector(found, factor)
+            if said is not None and said.tensor is not None and not (polynomial - whole).terms:
+                factors.append(factor)
+    return [factor for i, factor in enumerate(factors) if all(factor.terms != f.terms for f in factors[:i])]
 
 
 def _factored(found: Statistics, spread: Spread[NormReader], value: ir.Value) -> Iterator[tuple[ir.Value, Polynomial]]:
