@@ -162,6 +162,18 @@ def test_another_use_of_x_adds_its_cotangent() -> None:
 
 
 @pytest.mark.once
+def test_a_gradient_that_is_used_alone_and_in_a_sum_is_computed_once() -> None:
+    def block(x: jax.Array, k: jax.Array, w: jax.Array) -> jax.Array:
+        return rms(x + x @ k) * w
+
+    module = raised(jax.grad(loss_of(block), (0, 1, 2)), X, array(40, 40), W)
+    assert names(module) == ["rms_norm", "rms_norm_vjp"]
+    assert not spec_of(module, 1).sum_cotangent
+    assert "rsqrt" not in module.text().split("func.func private")[0]
+    assert_attributes_hold(module)
+
+
+@pytest.mark.once
 def test_frozen_weights_have_no_gradient() -> None:
     module = raised(jax.grad(loss_of(one_pass)), X, W, B)
     assert (spec_of(module, -1).dweight, spec_of(module, -1).dbias) == (False, False)

@@ -19,7 +19,7 @@ from zenith_mlir.ir.facts import defined_by, shape, splat, users
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.axes import View
 from zenith_mlir.match.chains import through_converts
-from zenith_mlir.match.norm.forward import Parts, Vector, atoms_of, coefficient, is_part, unit, vector
+from zenith_mlir.match.norm.forward import Normalised, Parts, Vector, atoms_of, coefficient, is_part, unit, vector
 from zenith_mlir.match.norm.reader import NormReader
 from zenith_mlir.match.norm.spread import Spread
 from zenith_mlir.match.norm.statistics import Statistics
@@ -62,16 +62,26 @@ def _cotangents(
     spread = below.spread
     products = {user for part in spread.views for user in users(part) if user.name == "stablehlo.multiply"}
     factors = _factors(found, below)
+    others = [
+        other
+        for product in sorted(products, key=position)
+        for other in product.operands
+        if other not in spread.views and shape(other) == shape(found.x)
+    ]
+    choices = [choice for other in others for choice in _choices(found, below, other, factors)]
+    # Of a sum of squares of the result the cotangent is a multiple of the result.
+    choices += [(user.results[0], factor) for norm in below.norms for user in _multiples(norm) for factor in factors]
     tried: list[tuple[ir.Value, Polynomial]] = []
-    for product in sorted(products, key=position):
-        for other in product.operands:
-            if other in spread.views or shape(other) != shape(found.x):
-                continue
-            for value, factor in _choices(found, below, other, factors):
-                known = any(value == v and factor.terms == f.terms for v, f in tried)
-                if not known and shape(value) == shape(found.x) and defined_by(value, "stablehlo.constant") is None:
-                    tried.append((value, factor))
-                    yield value, factor
+    for value, factor in choices:
+        known = any(value == v and factor.terms == f.terms for v, f in tried)
+        if not known and shape(value) == shape(found.x) and defined_by(value, "stablehlo.constant") is None:
+            tried.append((value, factor))
+            yield value, factor
+
+
+def _multiples(norm: Normalised) -> list[ir.Operation]:
+    products = (user for user in users(norm.result) if user.name == "stablehlo.multiply")
+    return [product for product in products if splat(product.operands[1]) is not None]
 
 
 def _choices(
@@ -81,14 +91,14 @@ def _choices(
     where only the normalised rows are left of it.
     """
     for source in _unscaled(value):
-        plain = [(source, factor) for factor in (*factors, Polynomial.constant(1.0))]
+        plain = [(source, factor) for factor in factors]
         products = [
             (inner, factor)
             for other, factor in _factored(found, below.spread, source)
-            if not factors or any(factor.terms == f.terms for f in factors)
+            if len(factors) == 1 or any(factor.terms == f.terms for f in factors)
             for inner in _unscaled(other)
         ]
-        yield from [*products, *plain] if factors else [*plain, *products]
+        yield from [*plain, *products] if len(factors) == 1 else [*products, *plain]
 
 
 def _unscaled(value: ir.Value) -> Iterator[ir.Value]:
@@ -101,7 +111,7 @@ def _unscaled(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def _factors(found: Statistics, below: Parts) -> list[Polynomial]:
-    """What the normalised rows, or the root, are multiplied by, but for numbers."""
+    """What the normalised rows, or the root, are multiplied by; last the number one."""
     reader = below.spread.reader
     n, root = unit(found, reader), reader.resolved(reader.root)
     factors: list[Polynomial] = []
@@ -115,7 +125,8 @@ def _factors(found: Statistics, below: Parts) -> list[Polynomial]:
             said = vector(found, factor)
             if said is not None and said.tensor is not None and not (polynomial - whole).terms:
                 factors.append(factor)
-    return [factor for i, factor in enumerate(factors) if all(factor.terms != f.terms for f in factors[:i])]
+    distinct = [factor for i, factor in enumerate(factors) if all(factor.terms != f.terms for f in factors[:i])]
+    return [*distinct, Polynomial.constant(1.0)]
 
 
 def _factored(found: Statistics, spread: Spread[NormReader], value: ir.Value) -> Iterator[tuple[ir.Value, Polynomial]]:
@@ -157,7 +168,9 @@ class _Search:
         for value in self._spread.follow(start, position, self._is_wanted, _MAX_OPS):
             view = self._spread.views[value]
             if shape(value) == shape(self._found.x):
-                dx = self._as_dx(value, view) or dx
+                # The sum with another cotangent is taken where nothing else needs the gradient alone.
+                if dx is None or len(users(dx[0])) == 1:
+                    dx = self._as_dx(value, view) or dx
             elif shape(value) == tuple(shape(self._found.x)[i] for i in self._found.dims):
                 polynomial = self._reader.resolved(self._reader.read(value, view))
                 for name, wanted in (("dweight", self._dweight), ("dbias", self._dbias)):
