@@ -231,6 +231,9 @@ def test_nonfinite_places() -> None:
     assert judged([inf, 1, 1], [2.0, 1, 1], [2.0, 1, 1]).sound, "the original overflowed"
     assert judged([nan, 1, 1], [inf, 1, 1], [nan, 1, 1]).sound, "infinity less infinity in another order"
     assert judged([inf, 1, 1], [nan, 1, 1], [inf, 1, 1]).lost_nonfinite == 1
+    assert judged([inf, nan, 1], [nan, inf, 1], [inf, nan, 1]).sound, "a row that has no answer"
+    assert judged([inf, nan, 1], [2, nan, 1], [inf, nan, 1]).lost_nonfinite == 1
+    assert judged([3.4e38, 1, 1], [inf, 1, 1], [3.4028234e38, 1, 1]).new_nonfinite == 0, "within 4 ulp of infinity"
     assert judged([3e38, 1, 1], [inf, 1, 1], [4e38, 1, 1]).new_nonfinite == 0, "rounds to infinity"
     assert judged([3e38, 1, 1], [-inf, 1, 1], [4e38, 1, 1]).new_nonfinite == 1
     assert judged([3e38, 1, 1], [inf, 1, 1], [3e38, 1, 1]).new_nonfinite == 1

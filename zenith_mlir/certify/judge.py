@@ -28,12 +28,13 @@ digit is at stake.
 
 Anything below the smallest normal float32 counts as zero: processors flush it.
 
-NaN and infinity. R must be finite wherever O is, whatever J says: a rewrite brings no NaN. But where J is
-beyond the largest number of the result's dtype, the infinity that J rounds to is the right answer, and O's
-number was luck. Where O and J agree on an infinity, mathematics says so and R must have it too; where they
-agree on NaN, R must not be finite: a kernel that answers 0 for a row that has no answer hides the user's bug.
-It may be an infinity, since ∞ - ∞ in x r w - m r w is none in (x - m) r w. Where O is not finite and J
-differs, O overflowed, and R may do better.
+NaN and infinity. R must be finite wherever O is, whatever J says: a rewrite brings no NaN. But where J, moved
+by those 4 ulp, is beyond the largest number of the result's dtype, infinity is as right as O's number. Where O
+and J agree on an infinity, mathematics says so and R must have it too; where they agree on NaN, R must not be
+finite: a kernel that answers 0 for a row that has no answer hides the user's bug. It may have an infinity there,
+and NaN for an infinity in a row in which both have NaN as well: which of ∞ - ∞ and ∞ an element of such a row
+meets is a matter of grouping, as in x r w - m r w and (x - m) r w. Where O is not finite and J differs, O
+overflowed, and R may do better.
 
 Integers and booleans: the error is the share of places that differ from J; the sway is the share of those
 that J itself changes.
@@ -96,6 +97,8 @@ def _compare_floats(original: Array, rewritten: Array, judge: Array, neighbours:
     near = [(_as_float64(n.original), _as_float64(n.judge)) for n in neighbours]
     compared = np.isfinite(o) & np.isfinite(j)
     agreed = ~np.isfinite(o) & _same(o, j)
+    overflown = _rounded(j * (1 + FLOOR_ULPS * ulp), original.dtype)
+    nowhere = _in_rows(agreed & np.isnan(o))
     error_original, error_rewritten = _errors(o, j, compared), _errors(r, j, compared)
     dice = np.max([error_original, *(_errors(no, nj, compared) for no, nj in near)], axis=0)
     sway = np.max([(0.0,) * len(MEASURES), *(_errors(nj, j, compared) for _, nj in near)], axis=0)
@@ -107,8 +110,8 @@ def _compare_floats(original: Array, rewritten: Array, judge: Array, neighbours:
         "error_fused": error_rewritten[closest],
         "allowed": float(allowed[closest]),
         "ratio": _quotient(error_rewritten[closest], max(error_original[closest], ulp)),
-        "new_nonfinite": int((np.isfinite(o) & ~np.isfinite(r) & (r != _rounded(j, original.dtype))).sum()),
-        "lost_nonfinite": int((agreed & ~_same(o, r) & ~(np.isnan(o) & np.isinf(r))).sum()),
+        "new_nonfinite": int((np.isfinite(o) & ~np.isfinite(r) & (r != overflown)).sum()),
+        "lost_nonfinite": int((agreed & ~_same(o, r) & ~(nowhere & ~np.isfinite(r))).sum()),
         "judged": float(compared.mean()) if compared.size else 1.0,
     }
 
@@ -147,6 +150,14 @@ def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
     narrow = np.empty(0, dtype).real.dtype
     with np.errstate(over="ignore"):
         return x.astype(narrow).astype(np.float64)
+
+
+def _in_rows(places: Array) -> Array:
+    """Where a row holds one of `places`."""
+    if not places.size:
+        return places
+    rows = places.reshape(-1, _row_length(places.shape))
+    return np.broadcast_to(rows.any(axis=1, keepdims=True), rows.shape).reshape(places.shape)
 
 
 def _same(x: Array, y: Array) -> Array:
