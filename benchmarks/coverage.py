@@ -34,6 +34,7 @@ KINDS = {
     "attention": ("zenith.attention",),
     "layernorm": ("zenith.layer_norm",),
     "rmsnorm": ("zenith.rms_norm",),
+    "groupnorm": ("zenith.group_norm",),
     "gelu": ("zenith.gelu",),
     "silu": ("zenith.silu", "zenith.swiglu"),
     "softmax_xent": ("zenith.cross_entropy",),

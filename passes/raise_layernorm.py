@@ -4,6 +4,7 @@ these.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
+from zenith_mlir.dialects.group_norm import GroupNormSpec
 from zenith_mlir.dialects.norm import NormVjpSpec
 from zenith_mlir.ir.composites import walk_program
 from zenith_mlir.ir.facts import users, walk
@@ -20,9 +22,9 @@ from zenith_mlir.match.nomatch import NoMatch
 from zenith_mlir.match.norm.forward import Parts, parts
 from zenith_mlir.match.norm.gradient import gradient
 from zenith_mlir.match.norm.misses import why_not
-from zenith_mlir.match.norm.site import BACKWARD, FORWARD, Site, backward_site, forward_site
+from zenith_mlir.match.norm.site import BACKWARD, FORWARD, Site, backward_site, forward_site, group_site
 from zenith_mlir.match.norm.stacked import recompute_stacked
-from zenith_mlir.match.norm.statistics import ROOTS, Statistics, statistics
+from zenith_mlir.match.norm.statistics import ROOTS, Statistics, before_reshape, statistics
 from zenith_mlir.match.repeated import repetitions
 from zenith_mlir.module import Module
 from zenith_mlir.passes.simplify import Simplify
@@ -35,7 +37,8 @@ Position = Callable[[ir.Operation], int]
 @dataclass(frozen=True)
 class RaiseLayernorm(Pass):
     """Outline every layer norm and RMS norm into a `stablehlo.composite "zenith.layer_norm"` or "zenith.rms_norm", and
-    where the program has its gradient, that into the `_vjp`.
+    where the program has its gradient, that into the `_vjp`. Norms over other axes than the last (groups, instances)
+    become "zenith.group_norm".
 
     What is compared is what the program computes, as a polynomial in x, its sums and the root of its variance: the
     variance may come from one pass or two, the affine part in any order, statistics in float32 around narrower data. A
@@ -76,7 +79,7 @@ def _recompute(module: Module, ctx: PassContext) -> None:
 def _recompute_stacked(root: ir.Operation, ctx: PassContext, position: Position) -> int:
     loop = loop_around(root)
     found = None if loop is None else statistics(root)
-    if loop is None or found is None or found.dims != found.trailing:
+    if loop is None or found is None or not found.is_trailing:
         return 0
     try:
         return recompute_stacked(loop, found, parts(found, root, position))
@@ -97,11 +100,12 @@ def _sites(found: Statistics, root: ir.Operation, ctx: PassContext, position: Po
     is asked for.
     """
     below = parts(found, root, position)
+    if not found.is_trailing:
+        yield from ((site, False) for site in _group_sites(found, below, root, position))
+        return
     reason = why_not(found, below, root)
     if reason is not None:
         ctx.missed(root, FORWARD[found.centred].OP, *reason)
-    if found.dims != found.trailing:
-        return
     backward = _match_gradient(found, below, ctx, position)
     inside = set() if backward is None else set(backward.ops)
     norms = [norm for norm in below.norms if any(user not in inside for user in users(norm.result))]
@@ -112,6 +116,17 @@ def _sites(found: Statistics, root: ir.Operation, ctx: PassContext, position: Po
             yield forward_site(found, norm), backward is not None
         except NoMatch as miss:
             ctx.missed(miss.op, FORWARD[found.centred].OP, miss.reason, miss.suggest)
+
+
+def _group_sites(found: Statistics, below: Parts, root: ir.Operation, position: Position) -> Iterator[Site]:
+    """Norms over axes that are not the last; gradients of these are not looked for."""
+    source = before_reshape(found, root)
+    if source is not None and (of_source := parts(source, root, position)).norms:
+        found, below = source, of_source
+    if not found.is_of_the_batch:
+        for norm in below.norms:
+            with contextlib.suppress(NoMatch):
+                yield group_site(found, norm)
 
 
 def _match_gradient(found: Statistics, below: Parts, ctx: PassContext, position: Position) -> Site | None:
@@ -138,13 +153,16 @@ def _is_gradient(site: Site) -> bool:
 def _report(ctx: PassContext, composite: ir.Operation, site: Site, repeated: bool) -> None:
     """One remark a site; computing it again for the gradient does not make it two."""
     spec = site.spec
-    facts: dict[str, Any] = {"epsilon": spec.epsilon, "weight": spec.weight, "offset": spec.offset}
+    facts: dict[str, Any] = {"epsilon": spec.epsilon, "weight": bool(spec.weight), "bias": bool(spec.bias)}
     if repeated:
         ctx.count("norms repeated for a gradient")
         ctx.analysis(composite, spec.OP, "computed a second time, for the gradient, as jax.checkpoint asks")
     elif isinstance(spec, NormVjpSpec):
         ctx.count("norm gradients raised")
-        ctx.passed(composite, spec.OP, **facts, gradients=", ".join(spec.result_names))
+        ctx.passed(composite, spec.OP, gradients=", ".join(spec.result_names), **facts)
+    elif isinstance(spec, GroupNormSpec):
+        ctx.count("norms raised")
+        ctx.passed(composite, spec.OP, x=str(spec.x), normalised=" ".join(spec.normalised), **facts)
     else:
         ctx.count("norms raised")
-        ctx.passed(composite, spec.OP, **facts, bias=spec.bias, residual=spec.residual)
+        ctx.passed(composite, spec.OP, **facts, offset=spec.offset, residual=spec.residual)

@@ -20,10 +20,11 @@ _MAX_OPS = 64
 
 @dataclass(frozen=True)
 class Vector:
-    """`tensor` + `number` over the normalised axes; `tensor` may be missing."""
+    """`tensor`, of that view, + `number`; `tensor` may be missing."""
 
     tensor: ir.Value | None
     number: float
+    view: View = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Normalised:
 
     result: ir.Value
     factor: Vector
-    bias: ir.Value | None
+    bias: Vector
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def atoms_of(reader: NormReader, value: ir.Value, view: View) -> set[Atom | None
 
 
 def is_part(found: Statistics, reader: NormReader, atom: Atom | None) -> bool:
-    """Whether an atom is one of `reader`'s leaves, a root or a sum, or runs over the normalised axes only."""
+    """Whether an atom is one of `reader`'s leaves, a root or a sum, or runs over what weights may run over."""
     if not isinstance(atom, Tensor):
         return atom is not None
-    return atom.value in reader.leaves or atom.axes(reader.space) <= frozenset(reader.space.resolve(reader.normalised))
+    return atom.value in reader.leaves or atom.axes(reader.space) <= found.vector_axes
 
 
 def unit(found: Statistics, reader: NormReader) -> Polynomial:
@@ -82,10 +83,11 @@ def unit(found: Statistics, reader: NormReader) -> Polynomial:
 
 
 def vector(found: Statistics, polynomial: Polynomial) -> Vector | None:
-    """A tensor over the normalised axes plus a number, either of which may be missing; None if it is something else."""
+    """A tensor as a weight is one plus a number, either of which may be missing; None if it is something else."""
     space = found.reader.space
     wanted = [dim for i in found.dims if (dim := space.resolve(found.view[i]))]
-    tensor = None
+    tensor: ir.Value | None = None
+    view: View = ()
     for monomial, coefficient in polynomial.terms.items():
         if monomial == ONE:
             continue
@@ -93,10 +95,11 @@ def vector(found: Statistics, polynomial: Polynomial) -> Vector | None:
         is_single = not others and exponent == 1 and tensor is None and abs(coefficient - 1) < 1e-6
         if not is_single or not isinstance(atom, Tensor) or atom.boolean or atom.value == found.x:
             return None
-        if [dim for dim in space.resolve_view(atom.view) if dim] != wanted:
+        tensor, view = atom.value, space.resolve_view(atom.view)
+        is_whole = [dim for dim in view if dim] == wanted
+        if not (is_whole if found.is_trailing else view and atom.axes(space) <= found.vector_axes):
             return None
-        tensor = atom.value
-    return Vector(tensor, polynomial.terms.get(ONE, 0.0))
+    return Vector(tensor, polynomial.terms.get(ONE, 0.0), view)
 
 
 def _single(value: ir.Value) -> list[ir.Operation]:
@@ -114,7 +117,7 @@ def _form(found: Statistics, spread: Spread[NormReader], value: ir.Value) -> Nor
     factor, bias = vector(found, weight), vector(found, polynomial - unit(found, reader) * weight)
     if factor is None or bias is None or not weight.terms or bias.number:
         return None
-    return Normalised(value, factor, bias.tensor) if factor.tensor is not None or factor.number == 1 else None
+    return Normalised(value, factor, bias) if factor.tensor is not None or factor.number == 1 else None
 
 
 def coefficient(polynomial: Polynomial, factors: Polynomial) -> Polynomial:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import shape, splat, users
+from zenith_mlir.ir.facts import splat, users
 from zenith_mlir.match.norm.forward import Parts
 from zenith_mlir.match.norm.statistics import Statistics
 
 
 def why_not(found: Statistics, below: Parts, root: ir.Operation) -> tuple[str, str] | None:
     """The reason and what to change; None if nothing comes close, or nothing is wrong."""
-    if found.dims != found.trailing:
-        if not below.norms or 0 in found.dims:
-            return None
-        dims = ", ".join(map(str, found.dims))
-        return (
-            f"the means are over dimensions {dims} of {len(shape(found.x))}, and norms are over trailing ones",
-            "move the normalised dimensions last",
-        )
     if below.norms:
         return None
     if any(_adds_a_number(user) for user in users(root.results[0])):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.dialects import layer_norm, layer_norm_vjp, rms_norm, rms_norm_vjp
+from zenith_mlir.dialects.group_norm import GroupNormSpec
+from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.dialects.norm import NormSpec, NormVjpSpec
 from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defined_by, defining_op, element_type, float_width, producer, shape, users
+from zenith_mlir.match.axes import Axis, View
 from zenith_mlir.match.nomatch import NoMatch
-from zenith_mlir.match.norm.forward import Normalised
+from zenith_mlir.match.norm.forward import Normalised, Vector
 from zenith_mlir.match.norm.gradient import NormGradient
 from zenith_mlir.match.norm.statistics import Statistics
 from zenith_mlir.match.placement import first_user, refuse_late
@@ -31,7 +35,7 @@ _MAX_OPS = 256
 class Site:
     """What becomes one composite, standing before an operation."""
 
-    spec: NormSpec
+    spec: NormSpec | GroupNormSpec
     operands: Sequence[ir.Value]
     results: Sequence[ir.Value]
     ops: Sequence[ir.Operation]
@@ -43,7 +47,7 @@ def forward_site(found: Statistics, norm: Normalised) -> Site:
 
     Raises: NoMatch if it depends on something that a norm does not.
     """
-    vectors = [_with_shape(vector, found) for vector in (norm.factor.tensor, norm.bias)]
+    vectors = [_with_shape(vector, found) for vector in (norm.factor.tensor, norm.bias.tensor)]
     operands = [found.x, *(vector for vector in vectors if vector is not None)]
     results, added = [norm.result], _residual(found, norm, operands)
     if added is not None:
@@ -59,6 +63,41 @@ def forward_site(found: Statistics, norm: Normalised) -> Site:
     )
     spec.verify([shape(value) for value in operands], [shape(value) for value in results])
     return Site(spec, operands, results, between(results, operands), producer(norm.result))
+
+
+def group_site(found: Statistics, norm: Normalised) -> Site:
+    """The norm over axes that are not the last as a composite.
+
+    Raises: NoMatch if it depends on something that a norm does not.
+    """
+    space = found.reader.space
+    view, normalised = space.resolve_view(found.view), space.resolve(found.reader.normalised)
+    counts = {"n": itertools.count(), "p": itertools.count()}
+    names: dict[Axis, str] = {}
+    for axis in (axis for dim in view for axis in dim):
+        letter = "n" if axis in normalised else "p"
+        names[axis] = f"{letter}{next(counts[letter])}"
+
+    def layout(vector: Vector) -> Layout | None:
+        return None if vector.tensor is None else _layout(names, vector.view)
+
+    spec = GroupNormSpec(
+        axes={name: space.size(axis) for axis, name in names.items()},
+        x=_layout(names, view),
+        normalised=tuple(names[axis] for axis in normalised),
+        epsilon=found.epsilon,
+        weight=layout(norm.factor),
+        bias=layout(norm.bias),
+        offset=0.0 if norm.factor.tensor is None else norm.factor.number,
+        centred=found.centred,
+    )
+    operands = [v for v in (found.x, norm.factor.tensor, norm.bias.tensor) if v is not None]
+    spec.verify([shape(value) for value in operands], [shape(norm.result)])
+    return Site(spec, operands, [norm.result], between([norm.result], operands), producer(norm.result))
+
+
+def _layout(names: dict[Axis, str], view: View) -> Layout:
+    return Layout(tuple(tuple(names[axis] for axis in dim) for dim in view))
 
 
 def backward_site(found: Statistics, matched: NormGradient) -> Site:

@@ -26,7 +26,7 @@ from zenith_mlir.ir.facts import (
     splat,
 )
 from zenith_mlir.match.algebra.polynomial import ONE, NotPolynomial, Polynomial
-from zenith_mlir.match.axes import AxisSpace, View
+from zenith_mlir.match.axes import Axis, AxisSpace, View
 from zenith_mlir.match.chains import through_converts
 from zenith_mlir.match.norm.reader import NormReader
 from zenith_mlir.match.norm.spread import Spread
@@ -55,10 +55,31 @@ class Statistics:
     views: dict[ir.Value, View]
 
     @property
-    def trailing(self) -> tuple[int, ...]:
-        """As many dimensions as the means are over, the last ones."""
-        rank = len(shape(self.x))
-        return tuple(range(rank - len(self.dims), rank))
+    def is_trailing(self) -> bool:
+        """Whether the means are over the last dimensions of x."""
+        resolve = self.reader.space.resolve
+        return (
+            bool(self.dims)
+            and self.dims == tuple(range(len(self.view)))[-len(self.dims) :]
+            and (resolve(axis for i in self.dims for axis in self.view[i]) == resolve(self.reader.normalised))
+        )
+
+    @property
+    def vector_axes(self) -> frozenset[Axis]:
+        """What a weight or a bias may run over: the axes of the means, or, where these are not the last, all but the
+        batch, a first dimension of which there is no mean.
+        """
+        space, normalised = self.reader.space, self.reader.normalised
+        if self.is_trailing:
+            return frozenset(space.resolve(normalised))
+        is_batch = not set(space.resolve(self.view[0])) & set(space.resolve(normalised))
+        return frozenset(space.resolve(axis for dim in self.view[is_batch:] for axis in dim))
+
+    @property
+    def is_of_the_batch(self) -> bool:
+        """Whether the means are over the first dimension, as in BatchNorm."""
+        first = set(self.reader.space.resolve(self.view[0]))
+        return bool(first) and first <= set(self.reader.space.resolve(self.reader.normalised))
 
     def following(self, *leaves: ir.Value) -> Spread[NormReader]:
         """What follows from V and from `leaves`, which have the view of x.
@@ -76,15 +97,18 @@ class Statistics:
 
 
 def statistics(root: ir.Operation) -> Statistics | None:
-    """What `root` (an rsqrt, a sqrt or a power) is the root of; None if that is no variance."""
+    """What `root` (an rsqrt, a sqrt or a power) is the root of; None if that is no variance.
+
+    `dims` are the dimensions of x that the means are over.
+    """
     variance = root.operands[0]
     if not (has_static_shape(variance) and float_width(element_type(variance)) >= 16):
         return None
     above = _above(variance)
     uncentred = None
-    for x, dims in itertools.islice(_candidates(above), _MAX_CANDIDATES):
-        found = _statistics(root, above, x, dims)
-        if found is not None and (found.centred or defined_by(x, "stablehlo.subtract") is None):
+    for summed, dims in itertools.islice(_candidates(above), _MAX_CANDIDATES):
+        found = _statistics(root, above, summed, dims) or _before_reshape(root, above, summed, dims)
+        if found is not None and (found.centred or defined_by(found.x, "stablehlo.subtract") is None):
             return found
         # The mean square of what a mean was subtracted from is a variance, further up.
         uncentred = uncentred or found
@@ -129,21 +153,46 @@ def _bases(summed: ir.Value) -> Iterator[ir.Value]:
     yield summed
 
 
-def _statistics(root: ir.Operation, above: list[ir.Operation], x: ir.Value, dims: tuple[int, ...]) -> Statistics | None:
+def before_reshape(found: Statistics, root: ir.Operation) -> Statistics | None:
+    """The same of what `found.x` is a reshape of, whose dimensions may hold axes of the means and others."""
+    return _before_reshape(root, _above(root.operands[0]), found.x, found.dims)
+
+
+def _before_reshape(
+    root: ir.Operation, above: list[ir.Operation], summed: ir.Value, dims: tuple[int, ...]
+) -> Statistics | None:
+    reshape = defined_by(summed, "stablehlo.reshape")
+    return None if reshape is None else _statistics(root, [*above, reshape], summed, dims, reshape.operands[0])
+
+
+def _statistics(
+    root: ir.Operation,
+    above: list[ir.Operation],
+    summed: ir.Value,
+    dims: tuple[int, ...],
+    source: ir.Value | None = None,
+) -> Statistics | None:
+    """The statistics of `summed` over `dims`, or with these of `source`, which it is a reshape of."""
     space, within = AxisSpace(), frozenset(above)
-    view = space.fresh_view(shape(x))
-    normalised = tuple(axis for i in dims for axis in view[i])
-    if not normalised:
+    summed_view = space.fresh_view(shape(summed))
+    normalised = tuple(axis for i in dims for axis in summed_view[i])
+    x = summed if source is None else source
+    view = summed_view if source is None else space.regroup(summed_view, shape(x))
+    if not normalised or view is None:
         return None
+    if source is not None:
+        dims = tuple(i for i, dim in enumerate(view) if dim and set(dim) <= set(normalised))
     reader = NormReader(space, x, view, normalised, lambda op: op in within)
     inside = Spread(reader, {x: view}, shape(x), view)
     for op in cone([root.operands[0]], (x,), lambda _, op: op in within):
         inside.take(op)
     variance = root.operands[0]
-    if variance not in inside.views:
+    named = inside.views.get(variance) or _like(variance, x, view)
+    if named is None:
         return None
+    inside.views[variance] = named
     try:
-        polynomial = reader.resolved(reader.read(variance, inside.views[variance]))
+        polynomial = reader.resolved(reader.read(variance, named))
     except NotPolynomial:
         return None
     found = _shape_of(reader, polynomial)
@@ -151,6 +200,15 @@ def _statistics(root: ir.Operation, above: list[ir.Operation], x: ir.Value, dims
         return None
     centred, epsilon, scale = found
     return Statistics(x, view, dims, centred, epsilon, scale, polynomial, reader, inside.views)
+
+
+def _like(value: ir.Value, x: ir.Value, view: View) -> View | None:
+    """The view that `value` has where it meets x: dimensions are those of x, or of size one."""
+    if len(shape(value)) != len(view) or any(
+        own not in (1, size) for own, size in zip(shape(value), shape(x), strict=True)
+    ):
+        return None
+    return tuple(dim if size != 1 else () for dim, size in zip(view, shape(value), strict=True))
 
 
 def _shape_of(reader: NormReader, variance: Polynomial) -> tuple[bool, float, float] | None:
