@@ -5,6 +5,7 @@ Operands: x [..., f]; with `bias` a bias [f]. One result, of the shape of x. Att
     approximate  "none": x Φ(x) with Φ(x) = (1 + erf(x / √2)) / 2;
                  "tanh": x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2
     bias         there is a bias
+    escapes      values inside have other users, so a kernel would compute them a second time; false if it is missing
 
 (Hendrycks and Gimpel 2016, Gaussian error linear units.)
 """
@@ -31,6 +32,7 @@ class GeluSpec:
 
     approximate: str = "none"
     bias: bool = False
+    escapes: bool = False
 
     @property
     def activation(self) -> str:
@@ -45,7 +47,7 @@ class GeluSpec:
         """As attributes of a stablehlo.composite, in the current MLIR context."""
         from zenith_mlir.dialects.attributes import to_attribute
 
-        return {"approximate": to_attribute(self.approximate), "bias": to_attribute(self.bias)}
+        return {name: to_attribute(getattr(self, name)) for name in ("approximate", "bias", "escapes")}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> GeluSpec:
@@ -53,6 +55,7 @@ class GeluSpec:
         return cls(
             approximate=field(NAME, attributes, "approximate", str, ("none", "tanh")),
             bias=field(NAME, attributes, "bias", bool),
+            escapes=bool(attributes.get("escapes", False)),
         )
 
 

@@ -2,8 +2,9 @@
 
 Operands: x [..., f]; with `bias` a bias b [f]. One result, of the shape of x. Attributes:
 
-    slope  1 for SiLU, also named swish; 1.702 is the "quick" GELU
-    bias   there is a bias
+    slope    1 for SiLU, also named swish; 1.702 is the "quick" GELU
+    bias     there is a bias
+    escapes  values inside have other users, so a kernel would compute them a second time; false if it is missing
 
 (Ramachandran et al. 2017, Searching for activation functions.)
 """
@@ -30,6 +31,7 @@ class SiluSpec:
 
     slope: float = 1.0
     bias: bool = False
+    escapes: bool = False
 
     @property
     def activation(self) -> str:
@@ -40,12 +42,16 @@ class SiluSpec:
         """As attributes of a stablehlo.composite, in the current MLIR context."""
         from zenith_mlir.dialects.attributes import to_attribute
 
-        return {"slope": to_attribute(self.slope), "bias": to_attribute(self.bias)}
+        return {name: to_attribute(getattr(self, name)) for name in ("slope", "bias", "escapes")}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> SiluSpec:
         """Read what `to_attributes` wrote, already turned into Python values."""
-        return cls(slope=field(NAME, attributes, "slope", float), bias=field(NAME, attributes, "bias", bool))
+        return cls(
+            slope=field(NAME, attributes, "slope", float),
+            bias=field(NAME, attributes, "bias", bool),
+            escapes=bool(attributes.get("escapes", False)),
+        )
 
 
 def reference(spec: SiluSpec, x: jax.Array, *bias: jax.Array, dtype: Any = None) -> jax.Array:

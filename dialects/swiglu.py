@@ -8,6 +8,7 @@ act is SiLU for SwiGLU, GELU for GeGLU, ... (Shazeer 2020, GLU variants improve 
                 "gate_first": gate and up are the halves of one operand [..., 2 f], b and b' those of one [2 f];
                 "gate_last": the same with up before gate
     bias        there are biases
+    escapes     values inside have other users, so a kernel would compute them a second time; false if it is missing
 
 One result [..., f].
 """
@@ -37,6 +38,7 @@ class SwigluSpec:
     slope: float = 1.0
     halves: str = "none"
     bias: bool = False
+    escapes: bool = False
 
     @property
     def operands(self) -> int:
@@ -47,7 +49,7 @@ class SwigluSpec:
         """As attributes of a stablehlo.composite, in the current MLIR context."""
         from zenith_mlir.dialects.attributes import to_attribute
 
-        names = ("activation", "slope", "halves", "bias")
+        names = ("activation", "slope", "halves", "bias", "escapes")
         return {name: to_attribute(getattr(self, name)) for name in names}
 
     @classmethod
@@ -58,6 +60,7 @@ class SwigluSpec:
             slope=field(NAME, attributes, "slope", float),
             halves=field(NAME, attributes, "halves", str, HALVES),
             bias=field(NAME, attributes, "bias", bool),
+            escapes=bool(attributes.get("escapes", False)),
         )
 
 

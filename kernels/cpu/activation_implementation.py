@@ -9,7 +9,7 @@ from zenith_mlir.dialects.gelu import GeluSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.silu import SiluSpec
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
-from zenith_mlir.kernels.cpu.row_work import work
+from zenith_mlir.kernels.cpu.row_work import ESCAPES, work
 
 if TYPE_CHECKING:
     import jax
@@ -32,6 +32,8 @@ def _refuse_shapes(request: Request, cotangents: int) -> Refusal | None:
     shapes = [tensor.shape for tensor in (*request.operands, *request.results)]
     if not x:
         return Refusal("x is a scalar")
+    if spec.escapes:
+        return Refusal(ESCAPES)
     return None if shapes == expected else Refusal(f"operands and result have shapes {shapes}, expected {expected}")
 
 

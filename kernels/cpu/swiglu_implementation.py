@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.swiglu import SwigluSpec
 from zenith_mlir.kernels.cpu.floats import refuse_other_types
-from zenith_mlir.kernels.cpu.row_work import work
+from zenith_mlir.kernels.cpu.row_work import ESCAPES, work
 
 if TYPE_CHECKING:
     import jax
@@ -35,6 +35,8 @@ def _refuse_shapes(
     (shape,) = out
     if not shape:
         return Refusal("the result is a scalar")
+    if spec.escapes:
+        return Refusal(ESCAPES)
     *rows, features = shape
     widths = [features, features] if spec.halves == "none" else [2 * features]
     operands = [(*rows, width) for width in widths]

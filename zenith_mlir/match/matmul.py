@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
 
+from zenith_mlir.dialects.attributes import from_attribute
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.dialects.matmul import MatmulSpec, Step
 from zenith_mlir.ir.composites import composite_attributes, composite_name
@@ -175,10 +176,13 @@ def _activation(kind: str) -> Callable[[_Walk, ir.Operation], list[Step] | None]
 
 
 def _gelu(walk: _Walk, user: ir.Operation) -> list[Step] | None:
-    from zenith_mlir.dialects.attributes import from_attribute
+    attributes = from_attribute(composite_attributes(user))
+    return [Step("gelu" if attributes["approximate"] == "none" else "gelu_tanh")] if len(user.operands) == 1 else None
 
-    approximate = bool(from_attribute(composite_attributes(user)).get("approximate", False))
-    return [Step("gelu_tanh" if approximate else "gelu")] if len(user.operands) == 1 else None
+
+def _silu(walk: _Walk, user: ir.Operation) -> list[Step] | None:
+    attributes = from_attribute(composite_attributes(user))
+    return [Step("silu")] if len(user.operands) == 1 and attributes["slope"] == 1 else None
 
 
 _FOLLOWERS: dict[str, Callable[[_Walk, ir.Operation], list[Step] | None]] = {
@@ -188,6 +192,6 @@ _FOLLOWERS: dict[str, Callable[[_Walk, ir.Operation], list[Step] | None]] = {
     "stablehlo.maximum": _relu,
     "stablehlo.tanh": _activation("tanh"),
     "stablehlo.logistic": _activation("sigmoid"),
-    "zenith.silu": _activation("silu"),
+    "zenith.silu": _silu,
     "zenith.gelu": _gelu,
 }

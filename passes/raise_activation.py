@@ -1,0 +1,104 @@
+"""raise-activation: GELU, SiLU and gates made of them become composites, forward and backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.context import PassContext
+from zenith_mlir.dialects import gelu, swiglu
+from zenith_mlir.dialects.matmul import NAME as MATMUL
+from zenith_mlir.dialects.table import OPS
+from zenith_mlir.ir.composites import composite_name, walk_program
+from zenith_mlir.ir.outline import outline_composite
+from zenith_mlir.match.activation.site import Options, Piece, Site, match_site
+from zenith_mlir.match.attention.gradient.placement import first_user
+from zenith_mlir.match.attention.repeated import repetitions
+from zenith_mlir.module import Module
+from zenith_mlir.registry import Pass, register
+
+_SEEDS = ("chlo.erf", "chlo.erfc")
+_NATIVE = ("stablehlo.tanh", "stablehlo.logistic", "stablehlo.exponential")
+
+
+@register("raise-activation")
+@dataclass(frozen=True)
+class RaiseActivation(Pass):
+    """Outline every GELU (of erf, erfc or tanh) and SiLU (of any slope) into a `stablehlo.composite "zenith.gelu"` or
+    "zenith.silu", with a bias that is added before; times another tensor it is a "zenith.swiglu". Where the program has
+    the gradient, that becomes a composite of its own, named with `_vjp`.
+
+    What the program computes of one tensor is compared with the activations at some points, so its spelling plays no
+    part. The matched operations move, unchanged, into the decomposition: raising changes no number. Expects the
+    canonical form (run `prepare` before) and attention to be raised before: its exponentials belong to it.
+    """
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        options = Options(matmul=any(row.platform == ctx.target.platform for row in OPS[MATMUL].implementations))
+        seeds = _seeds(module)
+        position = {op: i for i, op in enumerate(seeds)}
+        taken: set[int] = set()
+        raised: list[tuple[ir.Operation, Site]] = []
+        for i, seed in enumerate(seeds):
+            site = None if i in taken else match_site(seed, options)
+            if site is None:
+                continue
+            taken |= {position[op] for op in site.ops if op in position}
+            if site.gradient is not None:
+                _report_gradient(ctx, _outline(module, site, site.gradient, "_vjp"), site)
+            if site.forward is not None:
+                raised.append((_outline(module, site, site.forward), site))
+        again = repetitions([(composite, site.gradient is not None) for composite, site in raised])
+        for composite, site in raised:
+            _report(ctx, composite, site, repeated=composite in again)
+
+
+def _seeds(module: Module) -> list[ir.Operation]:
+    found = walk_program(module.operation, *_SEEDS, *_NATIVE, "stablehlo.composite", "stablehlo.custom_call")
+    return [op for op in found if _is_seed(op)]
+
+
+def _is_seed(op: ir.Operation) -> bool:
+    if op.name == "stablehlo.composite":
+        return composite_name(op) in _SEEDS
+    if op.name == "stablehlo.custom_call":
+        return ir.StringAttr(op.attributes["call_target_name"]).value in ("mhlo.erf", "mhlo.erfc")
+    return True
+
+
+def _outline(module: Module, site: Site, piece: Piece, suffix: str = "") -> ir.Operation:
+    before = first_user(piece.results, piece.ops[-1].block) if len(piece.results) > 1 else None
+    with piece.ops[-1].location:
+        attributes = site.spec.to_attributes()
+    name = site.name + suffix
+    return outline_composite(module.operation, name, piece.ops, piece.operands, piece.results, attributes, before)
+
+
+def _site_name(site: Site) -> str:
+    """A gate made of GELU counts as a GELU."""
+    return gelu.NAME if site.name == swiglu.NAME and site.spec.activation.startswith("gelu") else site.name
+
+
+def _report(ctx: PassContext, composite: ir.Operation, site: Site, repeated: bool) -> None:
+    """One remark a site; computing it again for the gradient does not make it two."""
+    if repeated:
+        ctx.count("activations repeated for a gradient")
+        ctx.analysis(composite, _site_name(site), "computed a second time, for the gradient, as jax.checkpoint asks")
+        return
+    ctx.count("activations raised")
+    ctx.passed(composite, _site_name(site), **_facts(site))
+
+
+def _report_gradient(ctx: PassContext, composite: ir.Operation, site: Site) -> None:
+    ctx.count("activation gradients raised")
+    ctx.passed(composite, f"{_site_name(site)}_vjp", **_facts(site))
+
+
+def _facts(site: Site) -> dict[str, object]:
+    spec = site.spec
+    facts: dict[str, object] = {"activation": spec.activation}
+    if spec.activation == "silu":
+        facts["slope"] = spec.slope
+    facts |= {"gated": site.name == swiglu.NAME, "bias": spec.bias, "escapes": spec.escapes}
+    return facts | ({"halves": spec.halves} if site.name == swiglu.NAME else {})
