@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
-from zenith_mlir.dialects import gelu, swiglu
+from zenith_mlir.dialects import gelu
 from zenith_mlir.dialects.matmul import NAME as MATMUL
+from zenith_mlir.dialects.swiglu import SwigluSpec
 from zenith_mlir.dialects.table import OPS
 from zenith_mlir.ir.composites import composite_name, walk_program
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.activation.site import Options, Piece, Site, match_site
+from zenith_mlir.match.activation.near_miss import NearMiss
+from zenith_mlir.match.activation.piece import Piece, Site
+from zenith_mlir.match.activation.site import match_site
 from zenith_mlir.match.attention.gradient.placement import first_user
 from zenith_mlir.match.attention.repeated import repetitions
 from zenith_mlir.module import Module
@@ -35,13 +39,19 @@ class RaiseActivation(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        options = Options(matmul=any(row.platform == ctx.target.platform for row in OPS[MATMUL].implementations))
+        matmul = any(row.platform == ctx.target.platform for row in OPS[MATMUL].implementations)
         seeds = _seeds(module)
         position = {op: i for i, op in enumerate(seeds)}
         taken: set[int] = set()
+        missed: set[ir.Operation] = set()
         raised: list[tuple[ir.Operation, Site]] = []
         for i, seed in enumerate(seeds):
-            site = None if i in taken else match_site(seed, options)
+            site = None if i in taken else match_site(seed, matmul)
+            if isinstance(site, NearMiss):
+                if site.op not in missed:
+                    ctx.missed(site.op, site.name, site.reason)
+                    missed.add(site.op)
+                continue
             if site is None:
                 continue
             taken |= {position[op] for op in site.ops if op in position}
@@ -77,7 +87,7 @@ def _outline(module: Module, site: Site, piece: Piece, suffix: str = "") -> ir.O
 
 def _site_name(site: Site) -> str:
     """A gate made of GELU counts as a GELU."""
-    return gelu.NAME if site.name == swiglu.NAME and site.spec.activation.startswith("gelu") else site.name
+    return gelu.NAME if site.spec.activation.startswith("gelu") else site.name
 
 
 def _report(ctx: PassContext, composite: ir.Operation, site: Site, repeated: bool) -> None:
@@ -95,10 +105,11 @@ def _report_gradient(ctx: PassContext, composite: ir.Operation, site: Site) -> N
     ctx.passed(composite, f"{_site_name(site)}_vjp", **_facts(site))
 
 
-def _facts(site: Site) -> dict[str, object]:
+def _facts(site: Site) -> dict[str, Any]:
     spec = site.spec
-    facts: dict[str, object] = {"activation": spec.activation}
+    facts: dict[str, Any] = {"activation": spec.activation}
     if spec.activation == "silu":
         facts["slope"] = spec.slope
-    facts |= {"gated": site.name == swiglu.NAME, "bias": spec.bias, "escapes": spec.escapes}
-    return facts | ({"halves": spec.halves} if site.name == swiglu.NAME else {})
+    if isinstance(spec, SwigluSpec):
+        facts["halves"] = spec.halves
+    return facts | {"gated": isinstance(spec, SwigluSpec), "bias": spec.bias, "escapes": spec.escapes}

@@ -102,7 +102,7 @@ def constant(value: ir.Value, depth: int = 8) -> Sample | None:
         return None
     if op.name == "stablehlo.constant":
         number = splat(value)
-        return None if number is None else Sample(np.float64(number), _coarseness(float(number)))
+        return None if number is None else Sample(np.asarray(number, np.float64), _coarseness(float(number)))
     if op.name in ("stablehlo.broadcast_in_dim", "stablehlo.reshape"):
         return constant(op.operands[0], depth - 1)
     function = evaluator(op)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxlib.mlir import ir
+from numpy.typing import NDArray
 
 from zenith_mlir.canonical.rules import MARKS
 from zenith_mlir.canonical.splats import COMPARE, comparison_direction, numpy_dtype
 from zenith_mlir.ir.facts import element_type, is_float
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 # An argument that is clipped beyond the points at which functions are compared would go unnoticed.
 LARGEST_BOUND = 100.0
@@ -43,7 +45,7 @@ _each_erf, _each_erfc = np.frompyfunc(math.erf, 1, 1), np.frompyfunc(math.erfc, 
 
 def logistic(x: Array) -> Array:
     with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
+        return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def _select(predicate: Array, on_true: Array, on_false: Array) -> Array:
@@ -51,7 +53,7 @@ def _select(predicate: Array, on_true: Array, on_false: Array) -> Array:
 
 
 def _clamp(low: Array, x: Array, high: Array) -> Array:
-    return np.minimum(np.maximum(x, low), high)
+    return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
@@ -110,4 +112,4 @@ _BOUNDING = frozenset(f"stablehlo.{name}" for name in ("maximum", "minimum", "cl
 
 def bounds_far_out(op: ir.Operation, numbers: Sequence[float]) -> bool:
     """Whether `op` does something only where no point of comparison lies."""
-    return op.name in _BOUNDING and any(LARGEST_BOUND <= abs(number) for number in numbers)
+    return op.name in _BOUNDING and any(abs(number) >= LARGEST_BOUND for number in numbers)

@@ -19,32 +19,32 @@ from zenith_mlir.ir.facts import (
     users,
 )
 from zenith_mlir.match.activation.cone import constant
+from zenith_mlir.match.activation.elementwise import evaluator
 
 
 @dataclass(frozen=True)
-class Gate:
+class Biased:
     """tensor [..., f] + bias [f]."""
 
     tensor: ir.Value
     bias: ir.Value
 
 
-def biased(value: ir.Value, matmul: bool, of_matmul: bool = False) -> Gate | None:
+def biased(value: ir.Value, matmul: bool) -> Biased | None:
     """`value` as a sum with a bias along the last dimension. Where `matmul`, sums with a product of 16-bit floats are
-    left to that; with `of_matmul` only such products count, with a bias or without.
+    left to that.
     """
-    if of_matmul:
-        gate = _sum(value)
-        return gate if gate is not None and _is_short_product(gate.tensor) else _bare(value)
-    gate = _sum(value)
-    return None if gate is None or (matmul and _is_short_product(gate.tensor)) else gate
+    found = _sum(value)
+    return None if found is None or (matmul and _is_short_product(found.tensor)) else found
 
 
-def _bare(value: ir.Value) -> Gate | None:
-    return Gate(value, value) if _is_short_product(value) else None
+def follows_short_product(value: ir.Value) -> bool:
+    """Whether `value` is a product of 16-bit floats, with a bias or without."""
+    found = _sum(value)
+    return _is_short_product(value if found is None else found.tensor)
 
 
-def _sum(value: ir.Value) -> Gate | None:
+def _sum(value: ir.Value) -> Biased | None:
     add = defined_by(value, "stablehlo.add")
     if add is None:
         return None
@@ -54,9 +54,17 @@ def _sum(value: ir.Value) -> Gate | None:
             continue
         bias = broadcast.operands[0]
         last = int_list(broadcast, "broadcast_dimensions") == [len(shape(value)) - 1]
-        if last and shape(bias) == shape(value)[-1:]:
-            return Gate(tensor, bias)
+        if last and shape(bias) == shape(value)[-1:] and not _is_computed_elementwise(tensor):
+            return Biased(tensor, bias)
     return None
+
+
+def _is_computed_elementwise(value: ir.Value) -> bool:
+    """A sum of what was just multiplied is the end of a norm: it is cheap where it stands, and belongs to that."""
+    op = defining_op(value)
+    while op is not None and is_float_convert(op):
+        op = defining_op(op.operands[0])
+    return op is not None and evaluator(op) is not None
 
 
 def _is_short_product(value: ir.Value) -> bool:
