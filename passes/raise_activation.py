@@ -14,12 +14,15 @@ from zenith_mlir.dialects.swiglu import SwigluSpec
 from zenith_mlir.dialects.table import OPS
 from zenith_mlir.ir.composites import composite_name, walk_program
 from zenith_mlir.ir.outline import outline_composite
+from zenith_mlir.ir.stacks import loop_around
 from zenith_mlir.match.activation.near_miss import NearMiss
 from zenith_mlir.match.activation.piece import Piece, Site
 from zenith_mlir.match.activation.site import match_site
+from zenith_mlir.match.activation.stacked import recompute_stacked
 from zenith_mlir.match.attention.gradient.placement import first_user
 from zenith_mlir.match.attention.repeated import repetitions
 from zenith_mlir.module import Module
+from zenith_mlir.passes.simplify import Simplify
 from zenith_mlir.registry import Pass, register
 
 _SEEDS = ("chlo.erf", "chlo.erfc")
@@ -39,6 +42,7 @@ class RaiseActivation(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
+        _recompute(module, ctx)
         matmul = any(row.platform == ctx.target.platform for row in OPS[MATMUL].implementations)
         seeds = _seeds(module)
         position = {op: i for i, op in enumerate(seeds)}
@@ -62,6 +66,17 @@ class RaiseActivation(Pass):
         again = repetitions([(composite, site.gradient is not None) for composite, site in raised])
         for composite, site in raised:
             _report(ctx, composite, site, repeated=composite in again)
+
+
+def _recompute(module: Module, ctx: PassContext) -> None:
+    """Let the backward of a scan compute what it needs of x instead of reading it from stacks: then it can be found."""
+    count = 0
+    for seed in _seeds(module):
+        loop = loop_around(seed)
+        count += 0 if loop is None else recompute_stacked(loop, seed)
+    ctx.count("residuals recomputed", count)
+    if count:
+        Simplify().run(module, ctx)
 
 
 def _seeds(module: Module) -> list[ir.Operation]:

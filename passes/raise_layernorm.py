@@ -83,7 +83,7 @@ def _recompute_stacked(root: ir.Operation, ctx: PassContext, position: Position)
         return 0
     try:
         return recompute_stacked(loop, found, parts(found, root, position))
-    except NotStacked:
+    except (NotStacked, NoMatch):
         reason = "its loop keeps what lies inside of the norm for the gradient, and cannot keep what it normalises"
         ctx.missed(root, BACKWARD[found.centred].OP, reason)
         return 0

@@ -125,32 +125,47 @@ def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operat
     return len(plan)
 
 
-def stack_instead(loop: Loop, row: Row, value: ir.Value) -> None:
-    """Let `loop` stack `value`, of the type of the row's source, and compute the row from it where it is read.
-
-    Raises: NotStacked, before anything is changed, if `value` alone does not suffice for that.
+def restack(loop: Loop, row: Row, value: ir.Value, ops: Collection[ir.Operation]) -> bool:
+    """Stack `value`, of the type of the source of `row`, in its place, and compute that from it by `ops` where the row
+    is read. False, and nothing changed, if the stack is read in another way.
     """
-
-    def enter(_: ir.Value, op: ir.Operation | None) -> bool:
-        if op is not None and op.name == "stablehlo.constant":
-            return False
-        if op is None or op.block != loop.body or op.name in _NOT_REPEATED:
-            raise NotStacked(loop.op if op is None else op)
-        return True
-
-    between = cone([row.value], {value}, enter)
-    reads = list(loads(loop, row.carry))
-    (update,) = (op for op in users(row.value) if op.name == "stablehlo.dynamic_update_slice")
+    found = list(loads(loop, row.carry))
+    update = defined_by(loop.returned[row.carry], "stablehlo.dynamic_update_slice")
+    if update is None or not found or not _is_read_by(loop.op.results[row.carry], [load.op for load in found]):
+        return False
     with ir.InsertionPoint(update), update.location:
-        wide = ir.Operation.create("stablehlo.reshape", results=[row.value.type], operands=[value])
-    update.operands[1] = wide.results[0]
-    for load in reads:
+        update.operands[1] = _reshaped(value, row.value.type)
+    for load in found:
+        (read,) = load.op.results
         with ir.InsertionPoint.after(load.op), load.op.location:
-            narrow = ir.Operation.create("stablehlo.reshape", results=[value.type], operands=[load.op.results[0]])
-            mapping = {value: narrow.results[0]}
-            for op in between:
+            given = ir.Operation.create("stablehlo.reshape", results=[value.type], operands=[read])
+            mapping = {value: given.results[0]}
+            for op in ops:
                 clone_op(op, mapping)
-        load.op.results[0].replace_all_uses_except(mapping[row.value], [narrow])
+            again = _reshaped(mapping[row.source], read.type)
+        read.replace_all_uses_except(again, given)
+    return True
+
+
+def _is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
+    """Whether nothing but `ops`, in the bodies of later loops, reads `stack`."""
+    for consumer in users(stack):
+        if consumer.name != "stablehlo.while":
+            return False
+        reader = Loop(consumer)
+        for i, operand in enumerate(reader.operands):
+            if operand == stack:
+                inside = [op for op in users(reader.body.arguments[i]) if op != reader.terminator]
+                if not reader.is_invariant(i) or users(reader.cond.arguments[i]) or users(consumer.results[i]):
+                    return False
+                if any(op not in ops for op in inside):
+                    return False
+    return True
+
+
+def _reshaped(value: ir.Value, type_: ir.Type) -> ir.Value:
+    (result,) = ir.Operation.create("stablehlo.reshape", results=[type_], operands=[value]).results
+    return result
 
 
 def computable(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> list[Row]:
@@ -196,7 +211,9 @@ def _cone(
                 raise NotStacked(loop.op)
             return False
         inside = bool(op.block == loop.body)
-        if inside and (not op.name.startswith("stablehlo.") or op.name in _NOT_REPEATED or not repeatable(op)):
+        if inside and (
+            not op.name.startswith(("stablehlo.", "chlo.")) or op.name in _NOT_REPEATED or not repeatable(op)
+        ):
             raise NotStacked(op)
         return inside
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cmp_to_key
 
@@ -9,7 +10,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.dialects import swiglu
 from zenith_mlir.dialects.swiglu import SwigluSpec
-from zenith_mlir.ir.facts import producer, users
+from zenith_mlir.ir.facts import defined_by, producer, users
 from zenith_mlir.match.activation.cone import SCALES
 from zenith_mlir.match.activation.operands import (
     biased,
@@ -18,8 +19,8 @@ from zenith_mlir.match.activation.operands import (
     halves_of,
     is_tensor,
 )
-from zenith_mlir.match.activation.piece import Piece, Site, settled, used_outside
-from zenith_mlir.match.activation.products import Product, linear_part, readings
+from zenith_mlir.match.activation.piece import Piece, Site, narrowest, settled, used_outside
+from zenith_mlir.match.activation.products import Product, linear_part, multiple_of, readings
 from zenith_mlir.match.activation.reading import Reading
 
 
@@ -32,17 +33,38 @@ def gated_sites(reading: Reading, matmul: bool) -> list[Site]:
     x, block = reading.x, reading.cone.block
     by_value = [p for p in reading.products if not p.derivative and is_tensor(p.operand, reading.cone.dims)]
     by_value.sort(key=cmp_to_key(lambda a, b: -1 if _is_before(a, b) else 1))
-    forward = Piece.of([x, by_value[0].operand], [settled(by_value[0].value)], block) if by_value else None
-    if forward is None:
-        return []
-    up = by_value[0].operand
     spec = SwigluSpec(reading.activation.kind, reading.activation.slope)
-    later = (product for product in by_value[1:] if product.operand != up)
-    gradients = (found for product in later if (found := _gradient(reading, up, product)) is not None)
-    sites = [Site(swiglu.NAME, spec, used_outside(forward, found), found) for found in list(gradients)[:1]]
-    if not (matmul and set(users(x)) <= set(forward.ops) and follows_short_product(x)):
-        sites.append(Site(swiglu.NAME, spec, forward, None))
-    return [_with_operands(site, x, up, block, matmul) for site in sites]
+    pieces: list[tuple[ir.Value, Piece | None, Piece | None]] = []
+    for up, product in _roles(reading, by_value):
+        gradient = _gradient(reading, up, product)
+        if gradient is not None:
+            forward = next((_forward(reading, p) for p in by_value if p.operand == up), None)
+            pieces.append((up, used_outside(forward, gradient), gradient))
+            break
+    alone = _forward(reading, by_value[0]) if by_value else None
+    if alone is not None and not (matmul and set(users(x)) <= set(alone.ops) and follows_short_product(x)):
+        pieces.append((by_value[0].operand, alone, None))
+    return [_with_operands(Site(swiglu.NAME, spec, *both), x, up, block, matmul) for up, *both in pieces]
+
+
+def _forward(reading: Reading, product: Product) -> Piece | None:
+    return Piece.of([reading.x, product.operand], [settled(product.value)], reading.cone.block)
+
+
+def _roles(reading: Reading, by_value: list[Product]) -> Iterator[tuple[ir.Value, Product]]:
+    """What may be up, with the product of the activation and the cotangent that then is the gradient of up.
+
+    Up is multiplied by the activation before the cotangent is; or, where a later loop holds the backward, only by the
+    cotangent, for the gradient of the activation.
+    """
+    for i, product in enumerate(by_value):
+        yield from ((p.operand, product) for p in by_value[:i] if p.operand != product.operand)
+    known = {multiple_of(p.operand): p for p in by_value}
+    for of_gradient in (p for p in reading.products if p.derivative):
+        op = defined_by(of_gradient.operand, "stablehlo.multiply")
+        for cotangent, up in [] if op is None else [tuple(op.operands), tuple(reversed(list(op.operands)))]:
+            if multiple_of(cotangent) in known and multiple_of(up) not in known:
+                yield narrowest(up), known[multiple_of(cotangent)]
 
 
 def _is_before(a: Product, b: Product) -> bool:

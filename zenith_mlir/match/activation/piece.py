@@ -11,7 +11,7 @@ from zenith_mlir.dialects.gelu import GeluSpec
 from zenith_mlir.dialects.silu import SiluSpec
 from zenith_mlir.dialects.swiglu import SwigluSpec
 from zenith_mlir.ir.cones import cone
-from zenith_mlir.ir.facts import element_type, float_width, is_float_convert, users
+from zenith_mlir.ir.facts import defined_by, element_type, float_width, is_float_convert, users
 from zenith_mlir.match.activation.cone import constant
 from zenith_mlir.match.activation.operands import Biased
 
@@ -93,6 +93,16 @@ def settled(value: ir.Value) -> ir.Value:
             break
         value = readers[0].results[0]
     return value
+
+
+def narrowest(x: ir.Value) -> ir.Value:
+    """Of what `x` is converted from the value of the fewest bits, the first of these."""
+    best = x
+    while (op := defined_by(x, "stablehlo.convert")) is not None and is_float_convert(op):
+        x = op.operands[0]
+        if width(x) <= width(best):
+            best = x
+    return best
 
 
 def used_outside(forward: Piece | None, gradient: Piece | None) -> Piece | None:

@@ -41,7 +41,7 @@ def partners(cone: Cone) -> list[ir.Value]:
                 if user.name == "stablehlo.divide" and other != user.operands[0]:
                     continue
                 if other not in cone.samples and constant(other) is None:
-                    found.setdefault(_multiple_of(other), None)
+                    found.setdefault(multiple_of(other), None)
     return [value for value in found if value not in cone.samples]
 
 
@@ -49,7 +49,7 @@ _MULTIPLYING = ("stablehlo.multiply", "stablehlo.divide")
 _LINEAR = (*_MULTIPLYING, "stablehlo.negate", "stablehlo.convert")
 
 
-def _multiple_of(value: ir.Value) -> ir.Value:
+def multiple_of(value: ir.Value) -> ir.Value:
     """The value that `value` is a constant times."""
     while (op := defining_op(value)) is not None and op.name in _LINEAR:
         tensors = [operand for operand in op.operands if constant(operand) is None]

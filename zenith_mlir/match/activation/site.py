@@ -14,13 +14,13 @@ from jaxlib.mlir import ir
 from zenith_mlir.dialects import gelu, silu
 from zenith_mlir.dialects.gelu import GeluSpec
 from zenith_mlir.dialects.silu import SiluSpec
-from zenith_mlir.ir.facts import defined_by, is_float_convert, producer, users
+from zenith_mlir.ir.facts import producer, users
 from zenith_mlir.match.activation.cone import Cone, origins
 from zenith_mlir.match.activation.gate import gated_sites
 from zenith_mlir.match.activation.known import Activation
 from zenith_mlir.match.activation.near_miss import NearMiss, near_miss
 from zenith_mlir.match.activation.operands import biased
-from zenith_mlir.match.activation.piece import Piece, Site, Spec, settled, used_outside, width
+from zenith_mlir.match.activation.piece import Piece, Site, Spec, narrowest, settled, used_outside
 from zenith_mlir.match.activation.reading import Reading
 
 
@@ -29,26 +29,24 @@ def match_site(seed: ir.Operation, matmul: bool) -> Site | NearMiss | None:
 
     `matmul`: what follows products of 16-bit floats, bias and gate, belongs to zenith.matmul.
     """
-    cones = []
+    cones: list[Cone] = []
+    reading = find_reading(seed, cones)
+    if reading is not None:
+        return _site(reading, matmul)
+    return next((miss for cone in cones if (miss := near_miss(cone, seed)) is not None), None)
+
+
+def find_reading(seed: ir.Operation, others: list[Cone] | None = None) -> Reading | None:
+    """The cone that holds an activation made by `seed`; `others` gets those that were looked at before."""
     for x in origins(seed.operands[0], seed.block):
         cone = Cone.of(x, seed.block)
         reading = Reading.of(cone)
         if reading is not None:
-            outer = _narrowest(x)
-            wider = reading if outer == x else Reading.of(Cone.of(outer, seed.block))
-            return None if wider is None else _site(wider, matmul)
-        cones.append(cone)
-    return next((miss for cone in cones if (miss := near_miss(cone, seed)) is not None), None)
-
-
-def _narrowest(x: ir.Value) -> ir.Value:
-    """Of what `x` is converted from the value of the fewest bits, the first of these."""
-    best = x
-    while (op := defined_by(x, "stablehlo.convert")) is not None and is_float_convert(op):
-        x = op.operands[0]
-        if width(x) <= width(best):
-            best = x
-    return best
+            outer = narrowest(x)
+            return reading if outer == x else Reading.of(Cone.of(outer, seed.block))
+        if others is not None:
+            others.append(cone)
+    return None
 
 
 def _site(reading: Reading, matmul: bool) -> Site | None:

@@ -8,8 +8,9 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import shape
 from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.stacks import NotStacked, computable, loads, recompute, stack_instead, stored
+from zenith_mlir.ir.stacks import NotStacked, computable, loads, recompute, restack, stored
 from zenith_mlir.match.norm.forward import Parts
+from zenith_mlir.match.norm.site import between
 from zenith_mlir.match.norm.statistics import Statistics
 
 
@@ -19,7 +20,7 @@ def recompute_stacked(loop: Loop, found: Statistics, below: Parts) -> int:
     of weights in stacks go too, so that the gradient reads one weight.
 
     Returns: how many reads were replaced.
-    Raises: NotStacked if x cannot be stacked.
+    Raises: NotStacked if x cannot be stacked; NoMatch if what the loop stacks depends on more than x.
     """
     results = {norm.result for norm in below.norms}
     inside = {value for value in below.spread.views if value != found.x and value not in results}
@@ -28,9 +29,8 @@ def recompute_stacked(loop: Loop, found: Statistics, below: Parts) -> int:
         return 0
     if all(row.source != found.x for row in stored(loop)):
         like_x = next((row for row in rows if row.source.type == found.x.type), None)
-        if like_x is None:
+        if like_x is None or not restack(loop, like_x, found.x, between([like_x.source], [found.x])):
             raise NotStacked(loop.op)
-        stack_instead(loop, like_x, found.x)
         rows.remove(like_x)
     weights = [row for row in stored(loop) if row not in rows and _size(row.source) == below.spread.reader.count]
     return 1 + recompute(
