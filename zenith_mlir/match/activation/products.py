@@ -6,7 +6,7 @@ derivative at every point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class Product:
 
 
 def partners(cone: Cone) -> list[ir.Value]:
-    """What `cone`'s exponentials are multiplied by; multiples and conversions are followed up to what they are of."""
+    """What `cone`'s exponentials are multiplied by, without what is of the cone itself."""
     found: dict[ir.Value, None] = {}
     for value, _ in cone.deep_values():
         for user in users(value):
@@ -41,7 +41,7 @@ def partners(cone: Cone) -> list[ir.Value]:
                 if user.name == "stablehlo.divide" and other != user.operands[0]:
                     continue
                 if other not in cone.samples and constant(other) is None:
-                    found.setdefault(multiple_of(other), None)
+                    found.setdefault(multiple_of(other, cone.samples), None)
     return [value for value in found if value not in cone.samples]
 
 
@@ -49,10 +49,10 @@ _MULTIPLYING = ("stablehlo.multiply", "stablehlo.divide")
 _LINEAR = (*_MULTIPLYING, "stablehlo.negate", "stablehlo.convert")
 
 
-def multiple_of(value: ir.Value) -> ir.Value:
-    """The value that `value` is a constant times."""
+def multiple_of(value: ir.Value, known: Container[ir.Value] = ()) -> ir.Value:
+    """The value that `value` is a constant times, or something `known` times."""
     while (op := defining_op(value)) is not None and op.name in _LINEAR:
-        tensors = [operand for operand in op.operands if constant(operand) is None]
+        tensors = [operand for operand in op.operands if operand not in known and constant(operand) is None]
         divisor = op.name == "stablehlo.divide" and tensors != [op.operands[0]]
         if len(tensors) != 1 or divisor or not is_float(element_type(tensors[0])):
             return value
