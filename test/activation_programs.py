@@ -44,7 +44,7 @@ def missed(module: zenith.Module) -> list[str]:
 
 
 def check_attributes(module: zenith.Module) -> int:
-    """Hold what the attributes of each composite mean, in float64, to the code that was outlined; how many there were."""
+    """Hold what each composite's attributes mean, in float64, to the code that was outlined; returns how many."""
     count = 0
     for name, alone in isolated_composites(module):
         (composite,) = zenith_composites(alone.operation)

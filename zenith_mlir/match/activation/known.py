@@ -95,7 +95,7 @@ def equal(found: Array, expected: Array, coarse: float) -> bool:
 
 
 def equal_derivatives(found: Array, expected: Array, coarse: float) -> bool:
-    bound = 8 * tolerance(coarse)
+    bound = 4 * tolerance(coarse)
     return bool(np.all(np.isfinite(found)) and np.all(np.abs(found - expected) <= bound))
 
 

@@ -41,7 +41,7 @@ def biased(value: ir.Value, matmul: bool) -> Biased | None:
 def follows_short_product(value: ir.Value) -> bool:
     """Whether `value` is a product of 16-bit floats, with a bias or without."""
     found = _sum(value)
-    return _is_short_product(value if found is None else found.tensor)
+    return _is_short_product(value, shared=True) if found is None else _is_short_product(found.tensor)
 
 
 def _sum(value: ir.Value) -> Biased | None:
@@ -67,16 +67,14 @@ def _is_computed_elementwise(value: ir.Value) -> bool:
     return op is not None and evaluator(op) is not None
 
 
-def _is_short_product(value: ir.Value) -> bool:
-    """Whether `value` is a product of two 16-bit floats that nothing else reads."""
-    while True:
-        op = defining_op(value)
-        if op is None or len(users(value)) > 1:
-            return False
-        if not is_float_convert(op):
-            break
-        value = op.operands[0]
-    return op.name == "stablehlo.dot_general" and all(float_width(element_type(v)) == 16 for v in op.operands)
+def _is_short_product(value: ir.Value, shared: bool = False) -> bool:
+    """Whether `value` is a product of two 16-bit floats that, unless it is `shared`, only one operation reads."""
+    op = defining_op(value)
+    while op is not None and (shared or len(users(op.results[0])) == 1) and is_float_convert(op):
+        op, shared = defining_op(op.operands[0]), False
+    if op is None or op.name != "stablehlo.dot_general" or not (shared or len(users(op.results[0])) == 1):
+        return False
+    return all(float_width(element_type(operand)) == 16 for operand in op.operands)
 
 
 def is_tensor(value: ir.Value, dims: tuple[int, ...]) -> bool:

@@ -32,21 +32,32 @@ def match_site(seed: ir.Operation, matmul: bool) -> Site | NearMiss | None:
     cones: list[Cone] = []
     reading = find_reading(seed, cones)
     if reading is not None:
-        return _site(reading, matmul)
+        # The derivative may agree within its tolerance where the function beside it does not.
+        miss = None if reading.values else near_miss(reading.cone, seed)
+        return miss or _site(reading, matmul)
     return next((miss for cone in cones if (miss := near_miss(cone, seed)) is not None), None)
 
 
 def find_reading(seed: ir.Operation, others: list[Cone] | None = None) -> Reading | None:
-    """The cone that holds an activation made by `seed`; `others` gets those that were looked at before."""
+    """The cone that holds an activation made by `seed`, or only products with one; `others` gets cones that do not."""
+    products_only: Reading | None = None
     for x in origins(seed.operands[0], seed.block):
         cone = Cone.of(x, seed.block)
         reading = Reading.of(cone)
-        if reading is not None:
-            outer = narrowest(x)
-            return reading if outer == x else Reading.of(Cone.of(outer, seed.block))
-        if others is not None:
-            others.append(cone)
-    return None
+        if reading is None:
+            if others is not None:
+                others.append(cone)
+        elif reading.values:
+            return _from_the_narrowest(reading)
+        else:
+            products_only = products_only or reading
+    return None if products_only is None else _from_the_narrowest(products_only)
+
+
+def _from_the_narrowest(reading: Reading) -> Reading | None:
+    """The reading that starts where x has the fewest bits."""
+    outer = narrowest(reading.x)
+    return reading if outer == reading.x else Reading.of(Cone.of(outer, reading.cone.block))
 
 
 def _site(reading: Reading, matmul: bool) -> Site | None:
