@@ -42,9 +42,11 @@ class RaiseActivation(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        _recompute(module, ctx)
         matmul = any(row.platform == ctx.target.platform for row in OPS[MATMUL].implementations)
         seeds = _seeds(module)
+        while _recompute(seeds, ctx):
+            Simplify().run(module, ctx)
+            seeds = _seeds(module)
         position = {op: i for i, op in enumerate(seeds)}
         taken: set[int] = set()
         missed: set[ir.Operation] = set()
@@ -68,15 +70,18 @@ class RaiseActivation(Pass):
             _report(ctx, composite, site, repeated=composite in again)
 
 
-def _recompute(module: Module, ctx: PassContext) -> None:
-    """Let the backward of a scan compute what it needs of x instead of reading it from stacks: then it can be found."""
-    count = 0
-    for seed in _seeds(module):
+def _recompute(seeds: list[ir.Operation], ctx: PassContext) -> bool:
+    """Let the backward of a scan compute what it needs of x instead of reading it from stacks: then it can be found.
+
+    Returns: whether there was such a thing; then some of `seeds` may be gone.
+    """
+    for seed in seeds:
         loop = loop_around(seed)
-        count += 0 if loop is None else recompute_stacked(loop, seed)
-    ctx.count("residuals recomputed", count)
-    if count:
-        Simplify().run(module, ctx)
+        count = 0 if loop is None else recompute_stacked(loop, seed)
+        ctx.count("residuals recomputed", count)
+        if count:
+            return True
+    return False
 
 
 def _seeds(module: Module) -> list[ir.Operation]:

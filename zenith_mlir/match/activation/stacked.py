@@ -23,14 +23,14 @@ def recompute_stacked(loop: Loop, seed: ir.Operation) -> int:
     reading = find_reading(seed)
     if reading is None or not any(_is_deep(reading.cone, row) for row in _rows(loop, reading)):
         return 0
-    root = next((row.source for row in stored(loop) if _is_root(reading, row.source)), None) or _put_in(loop, reading)
-    if root is None:
-        return 0
+    known = next((row.source for row in stored(loop) if _is_root(reading, row.source)), None)
+    root = known or _put_in(loop, reading)
     rows = [row for row in _rows(loop, reading) if row.source != root]
+    count = int(root is not None and known is None)
     try:
-        return recompute(loop, rows, _is_repeatable)
+        return count if root is None else count + recompute(loop, rows, _is_repeatable)
     except NotStacked:
-        return 0
+        return count
 
 
 def _is_repeatable(op: ir.Operation) -> bool:
