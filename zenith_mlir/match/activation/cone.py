@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxlib.mlir import ir
 
+from zenith_mlir.canonical.splats import numpy_dtype
 from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, shape, splat, users
 from zenith_mlir.match.activation.elementwise import Array, bounds_far_out, evaluator
 
@@ -102,7 +103,11 @@ def constant(value: ir.Value, depth: int = 8) -> Sample | None:
         return None
     if op.name == "stablehlo.constant":
         number = splat(value)
-        return None if number is None else Sample(np.asarray(number, np.float64), _coarseness(float(number)))
+        if number is None:
+            return None
+        if is_float(element_type(value)):
+            return Sample(np.asarray(number, np.float64), _coarseness(float(number)))
+        return Sample(np.asarray(number, numpy_dtype(element_type(value))))
     if op.name in ("stablehlo.broadcast_in_dim", "stablehlo.reshape"):
         return constant(op.operands[0], depth - 1)
     function = evaluator(op)

@@ -64,6 +64,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "abs": np.abs, "sign": np.sign, "maximum": np.maximum, "minimum": np.minimum, "clamp": _clamp, "select": _select,
     "is_finite": np.isfinite,
 }  # fmt: skip
+_BITWISE: dict[str, Callable[..., Array]] = {"and": np.bitwise_and, "or": np.bitwise_or}
 _LOGIC: dict[str, Callable[..., Array]] = {
     "and": np.logical_and, "or": np.logical_or, "not": np.logical_not, "xor": np.logical_xor,
 }  # fmt: skip
@@ -87,7 +88,20 @@ def _compare(op: ir.Operation) -> Callable[..., Array] | None:
 
 def _logic(op: ir.Operation) -> Callable[..., Array] | None:
     dtype = numpy_dtype(element_type(op.results[0]))
-    return _LOGIC[op.name.split(".", 1)[-1]] if dtype is not None and dtype.kind == "b" else None
+    table = {} if dtype is None else _LOGIC if dtype.kind == "b" else _BITWISE
+    return table.get(op.name.split(".", 1)[-1])
+
+
+def _bitcast(op: ir.Operation) -> Callable[..., Array] | None:
+    """Error functions that split a float by its bits: then it is one of its own type."""
+    source, target = (numpy_dtype(element_type(value)) for value in (op.operands[0], op.results[0]))
+    if source is None or target is None or source.itemsize != target.itemsize or source.itemsize < 4:
+        return None
+    return lambda x: _widened(np.ascontiguousarray(x, source).view(target).reshape(x.shape))
+
+
+def _widened(x: Array) -> Array:
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
 def _named(attribute: str, prefix: str) -> Callable[[ir.Operation], Callable[..., Array] | None]:
@@ -103,6 +117,7 @@ def _named(attribute: str, prefix: str) -> Callable[[ir.Operation], Callable[...
 _FINDERS: dict[str, Callable[[ir.Operation], Callable[..., Array] | None]] = {
     "stablehlo.convert": _convert,
     "stablehlo.compare": _compare,
+    "stablehlo.bitcast_convert": _bitcast,
     **{f"stablehlo.{name}": _logic for name in _LOGIC},
     "stablehlo.composite": _named("name", "chlo."),
     "stablehlo.custom_call": _named("call_target_name", "mhlo."),

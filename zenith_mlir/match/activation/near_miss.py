@@ -150,9 +150,9 @@ def _differences(form: _Form) -> Iterator[tuple[str, str]]:
 def _in_common(form: _Form, name: str) -> Iterator[tuple[str, str]]:
     if not form.near(form.balance, 1):
         yield name, f"{1 / form.balance:.6g} is added to {form.curve}, {_TITLES[name]} has 1"
-        # One constant may be off, before the sum or after.
-        tanh_alone, one_alone = form.scale * form.balance / (1 + form.balance), form.scale / (1 + form.balance)
-        if not 0.5 < form.balance < 2 or not (form.near(tanh_alone, 0.5) or form.near(one_alone, 0.5)):
+        # One constant may be off: what is added to tanh, or its factor.
+        of_one = form.scale / (1 + form.balance) if 0.5 < form.balance < 2 else 0.0
+        if not (form.near(of_one, 0.5) or form.near(of_one * form.balance, 0.5)):
             yield _FAR
     elif not form.near(form.scale, 1):
         yield name, f"it is {form.scale:.6g} times {_TITLES[name]}"
