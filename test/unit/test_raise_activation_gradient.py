@@ -89,6 +89,21 @@ def test_a_gate_made_of_gelu() -> None:
     assert 'composite "zenith.swiglu_vjp"' in module.text() and check_attributes(module) == 2
 
 
+def test_a_gate_with_a_constant_other_half() -> None:
+    """What multiplies both the activation and the gradient is the other half, not the cotangent."""
+    module = raised(training(lambda x: jax.nn.silu(x) * X[:, :6]), X, W, B, V)
+    assert sorted(op.removesuffix("_vjp") for op, _ in passed(module)) in (["zenith.silu"] * 2, ["zenith.swiglu"] * 2)
+    assert check_attributes(module) == 2
+
+
+def test_a_backward_without_its_forward() -> None:
+    def backward(x: jax.Array, up: jax.Array, g: jax.Array) -> Any:
+        return jax.vjp(lambda x, up: jax.nn.silu(x) * up, x, up)[1](g)
+
+    module = raised(backward, X, X + 1, X - 1)
+    assert ops(module) == ["zenith.swiglu_vjp"] and check_attributes(module) == 1
+
+
 def test_a_scale_behind_the_activation_is_no_part_of_it() -> None:
     module = raised(training(lambda x: jax.nn.gelu(x) * 1.7), X, W, B, V)
     assert ops(module) == ["zenith.gelu", "zenith.gelu_vjp"] and check_attributes(module) == 2

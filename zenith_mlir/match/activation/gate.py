@@ -10,6 +10,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.dialects import swiglu
 from zenith_mlir.dialects.swiglu import SwigluSpec
+from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defined_by, producer, users
 from zenith_mlir.match.activation.cone import SCALES
 from zenith_mlir.match.activation.operands import (
@@ -63,8 +64,18 @@ def _roles(reading: Reading, by_value: list[Product]) -> Iterator[tuple[ir.Value
     for of_gradient in (p for p in reading.products if p.derivative):
         op = defined_by(of_gradient.operand, "stablehlo.multiply")
         for cotangent, up in [] if op is None else [tuple(op.operands), tuple(reversed(list(op.operands)))]:
-            if multiple_of(cotangent) in known and multiple_of(up) not in known:
-                yield narrowest(up), known[multiple_of(cotangent)]
+            found = known.get(multiple_of(cotangent))
+            if found is not None and multiple_of(up) not in known and not _follows(up, producer(found.value)):
+                yield narrowest(up), found
+
+
+def _follows(value: ir.Value, op: ir.Operation) -> bool:
+    """Whether `value` is computed from what `op` computes: then that is no gradient, and `value` the cotangent."""
+
+    def enter(_: ir.Value, above: ir.Operation | None) -> bool:
+        return above is not None and above.block == op.block and not above.is_before_in_block(op)
+
+    return op in cone([value], (), enter)
 
 
 def _is_before(a: Product, b: Product) -> bool:
