@@ -19,8 +19,8 @@ from zenith_mlir.match.activation.near_miss import NearMiss
 from zenith_mlir.match.activation.piece import Piece, Site
 from zenith_mlir.match.activation.site import match_site
 from zenith_mlir.match.activation.stacked import recompute_stacked
-from zenith_mlir.match.attention.gradient.placement import first_user
-from zenith_mlir.match.attention.repeated import repetitions
+from zenith_mlir.match.placement import first_user
+from zenith_mlir.match.repeated import repetitions
 from zenith_mlir.module import Module
 from zenith_mlir.passes.simplify import Simplify
 from zenith_mlir.registry import Pass, register
