@@ -1,6 +1,6 @@
 """zenith.rotary: pairs of features of x are rotated by angles whose cosines and sines are given.
 
-Operands: x, cos, sin. One result, of the shape of x. For the pair (a, b) of features
+Operands: x, cos, sin. One result, with the elements of x rotated. For the pair (a, b) of features
 
     out[a] = x[a] cos[a] - x[b] sin[a]        out[b] = x[b] cos[b] + x[a] sin[b]
 
@@ -8,6 +8,7 @@ and features from `rotated` on are copied. Attributes:
 
     axes      sizes by name: features d, columns of the tables r, every other axis is shared: b, t, h, ...
     x         layout of x, e.g. "b t h d"; d is last
+    out       layout of the result, with the axes of x, e.g. "b h t d"; absent, that of x
     table     layout of cos and sin, e.g. "t r" or "b t 1 r"; r is last, an axis that they lack is repeated
     rotated   how many features are rotated, an even number
     pairing   "half": pairs (i, i + rotated/2); "interleaved": pairs (2 i, 2 i + 1)
@@ -42,6 +43,7 @@ class RotarySpec:
     table: Layout
     rotated: int
     pairing: str = "half"
+    out: Layout | None = None
 
     def __post_init__(self) -> None:
         if not self.x.dims or self.x.dims[-1] != ("d",) or not self.table.dims or self.table.dims[-1] != ("r",):
@@ -52,6 +54,8 @@ class RotarySpec:
         stray = [axis for axis in self.table.axes if axis not in (*self.x.axes, "r")]
         if stray:
             raise ValueError(f'{NAME}: the tables run over {", ".join(stray)}, which x, laid out "{self.x}", has not')
+        if self.out is not None and (set(self.out.axes) != set(self.x.axes) or self.out.dims[-1:] != (("d",),)):
+            raise ValueError(f'{NAME}: the result is laid out "{self.out}", expected the axes of x, "{self.x}", d last')
         if not 0 <= self.rotated <= self.axes["d"] or self.rotated % 2:
             raise ValueError(f"{NAME}: rotated is {self.rotated}, expected an even number up to {self.axes['d']}")
         if self.axes["r"] not in (self.rotated, self.rotated // 2):
@@ -64,6 +68,11 @@ class RotarySpec:
         """The axes of x other than the features, major to minor."""
         return self.x.axes[:-1]
 
+    @property
+    def result(self) -> Layout:
+        """The layout of the result."""
+        return self.x if self.out is None else self.out
+
     def verify(self, shapes: Sequence[Sequence[int]]) -> None:
         """Check layouts against the shapes of x, cos, sin and the result.
 
@@ -71,7 +80,7 @@ class RotarySpec:
         """
         if len(shapes) != 4:
             raise ValueError(f"{NAME} has {len(shapes) - 1} operands, expected x, cos and sin")
-        layouts = (self.x, self.table, self.table, self.x)
+        layouts = (self.x, self.table, self.table, self.result)
         for name, layout, shape in zip(("x", "cos", "sin", "the result"), layouts, shapes, strict=True):
             expected = layout.shape(self.axes)
             if tuple(shape) != expected:
@@ -90,6 +99,8 @@ class RotarySpec:
             "rotated": self.rotated,
             "pairing": self.pairing,
         }
+        if self.out is not None:
+            facts["out"] = str(self.out)
         return {name: to_attribute(fact) for name, fact in facts.items()}
 
     @classmethod
@@ -101,6 +112,7 @@ class RotarySpec:
             table=Layout.parse(field(NAME, attributes, "table", str)),
             rotated=field(NAME, attributes, "rotated", int),
             pairing=field(NAME, attributes, "pairing", str, PAIRINGS),
+            out=Layout.parse(field(NAME, attributes, "out", str)) if "out" in attributes else None,
         )
 
 
@@ -121,7 +133,8 @@ def reference(spec: RotarySpec, x: jax.Array, cos: jax.Array, sin: jax.Array, *,
     (cos_a, cos_b), (sin_a, sin_b) = table(cos), table(sin)
     rotated = _join(spec, a * cos_a - b * sin_a, b * cos_b + a * sin_b)
     out = jnp.concatenate([rotated, wide[..., spec.rotated :]], axis=-1)
-    return out.reshape(x.shape).astype(dtype or x.dtype)
+    moved = out.transpose([spec.x.axes.index(axis) for axis in spec.result.axes])
+    return moved.reshape(spec.result.shape(spec.axes)).astype(dtype or x.dtype)
 
 
 def _split(spec: RotarySpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,10 +1,11 @@
 """zenith.rotary_vjp: the gradient of zenith.rotary for x.
 
-Operands: the cotangent g of the rotary's result, cos, sin. One result, of the shape of x:
+Operands: the cotangent g of the rotary's result, cos, sin. One result, laid out as x:
 
     dx[a] = g[a] cos[a] + g[b] sin[b]        dx[b] = g[b] cos[b] - g[a] sin[a]
 
-the transposed rotation, which turns back where the tables hold one angle a pair. Attributes: those of the rotary.
+the transposed rotation, which turns back where the tables hold one angle a pair. Attributes: those of the rotary; g is
+laid out as its result.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def reference(spec: RotarySpec, g: jax.Array, cos: jax.Array, sin: jax.Array, *,
 
     compute = dtype or jnp.promote_types(g.dtype, jnp.float32)
     cotangent = g.astype(compute)
-    transposed = jax.linear_transpose(lambda x: rotary.reference(spec, x, cos, sin, dtype=compute), cotangent)
+    x = jax.ShapeDtypeStruct(spec.x.shape(spec.axes), compute)
+    transposed = jax.linear_transpose(lambda x: rotary.reference(spec, x, cos, sin, dtype=compute), x)
     (dx,) = transposed(cotangent)
     result: jax.Array = dx.astype(dtype or g.dtype)
     return result

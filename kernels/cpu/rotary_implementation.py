@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
@@ -17,7 +18,19 @@ _MAX_AXES = 8
 
 
 def refuse(request: Request) -> Refusal | None:
-    spec: RotarySpec = request.spec
+    return _refuse(request.spec, request)
+
+
+def refuse_vjp(request: Request) -> Refusal | None:
+    return _refuse(_turned(request.spec), request)
+
+
+def _turned(spec: RotarySpec) -> RotarySpec:
+    """The gradient takes what is laid out as the result, and gives what is laid out as x."""
+    return replace(spec, x=spec.result, out=spec.x)
+
+
+def _refuse(spec: RotarySpec, request: Request) -> Refusal | None:
     tensors = (*request.operands, *request.results)
     try:
         spec.verify([tensor.shape for tensor in tensors])
@@ -31,10 +44,9 @@ def refuse(request: Request) -> Refusal | None:
     return refuse_other_types(tensors)
 
 
-def _build(request: Request, transposed: bool) -> Callable[..., Any]:
+def _build(spec: RotarySpec, transposed: bool) -> Callable[..., Any]:
     from zenith_mlir.kernels.cpu.rotary import rotary_call
 
-    spec: RotarySpec = request.spec
     table = spec.table.strides_over(spec.shared, spec.axes)
     arguments: dict[str, Any] = {
         "dims": [spec.axes[axis] for axis in spec.shared],
@@ -42,6 +54,8 @@ def _build(request: Request, transposed: bool) -> Callable[..., Any]:
         "x_strides": spec.x.strides_over(spec.shared, spec.axes),
         "cos_strides": table,
         "sin_strides": table,
+        "out_strides": spec.result.strides_over(spec.shared, spec.axes),
+        "out_shape": spec.result.shape(spec.axes),
         "interleaved": spec.pairing == "interleaved",
         "transposed": transposed,
     }
@@ -54,12 +68,12 @@ def _build(request: Request, transposed: bool) -> Callable[..., Any]:
 
 def build(request: Request) -> Callable[..., Any]:
     """The call of the kernel: the tables are read in place, repeated by strides of 0."""
-    return _build(request, transposed=False)
+    return _build(request.spec, transposed=False)
 
 
 def build_vjp(request: Request) -> Callable[..., Any]:
-    return _build(request, transposed=True)
+    return _build(_turned(request.spec), transposed=True)
 
 
 IMPLEMENTATION = Implementation("cpu-rotary", "cpu", refuse, build, work=work)
-VJP_IMPLEMENTATION = Implementation("cpu-rotary-vjp", "cpu", refuse, build_vjp, work=work)
+VJP_IMPLEMENTATION = Implementation("cpu-rotary-vjp", "cpu", refuse_vjp, build_vjp, work=work)

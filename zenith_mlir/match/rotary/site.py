@@ -1,0 +1,173 @@
+"""A rotation in the program: where it may end, which operations belong to it, and what the composite says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.dialects.rotary import RotarySpec
+from zenith_mlir.ir.cones import cone
+from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, shape, users
+from zenith_mlir.match.axes import Axis
+from zenith_mlir.match.rotary.reader import FEATURES, Reader, Unreadable, View, peeled
+from zenith_mlir.match.rotary.rotation import NoRotation, Rotation, find_rotations
+
+ANCHORS = ("stablehlo.concatenate", "stablehlo.add", "stablehlo.subtract", "stablehlo.scatter")
+_MAX_FEATURES = 4096
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is replaced by one composite: `ops` in program order, the last of which computes `result`."""
+
+    spec: RotarySpec
+    operands: list[ir.Value]
+    ops: list[ir.Operation]
+    result: ir.Value
+    transposed: bool
+
+
+def match_rotary(anchor: ir.Operation) -> Site | None:
+    """The rotation whose halves `anchor` brings together; None if there is none.
+
+    Raises: NoRotation if it resembles one and is none.
+    """
+    if not _may_join(anchor):
+        return None
+    failure: NoRotation | None = None
+    for result in reversed(list(_results(anchor))):
+        try:
+            site = _match(result)
+        except NoRotation as miss:
+            failure = failure or miss
+            continue
+        if site is not None:
+            return site
+    if failure is not None:
+        raise failure
+    return None
+
+
+def _match(result: ir.Value) -> Site | None:
+    try:
+        reader = Reader(result)
+    except Unreadable:
+        return None
+    for rotation in find_rotations(reader):
+        ops = _region(reader, rotation)
+        if ops is not None:
+            operands = [rotation.x.value, rotation.cos.value, rotation.sin.value]
+            return Site(_spec(reader, rotation), operands, ops, result, rotation.transposed)
+    return None
+
+
+def _may_join(op: ir.Operation) -> bool:
+    """A cheap look at what `op` joins: most sums and concatenations are nothing like a rotation."""
+    result = op.results[0]
+    if not has_static_shape(result) or not is_float(element_type(result)) or not shape(result):
+        return False
+    if not 1 < shape(result)[-1] <= _MAX_FEATURES:
+        return False
+    if op.name in ("stablehlo.concatenate", "stablehlo.scatter"):
+        return any(_is_sum(operand) for operand in op.operands)
+    if any(_is_padded(operand) for operand in op.operands):
+        return True
+    inner = [peeled(operand) for operand in op.operands]
+    if not all(term is not None and term.name == "stablehlo.multiply" for term in inner):
+        return False
+    return any(_is_moved(factor) for term in inner if term is not None for factor in term.operands)
+
+
+def _is_sum(value: ir.Value) -> bool:
+    op = peeled(value)
+    return op is not None and op.name in ("stablehlo.add", "stablehlo.subtract", "stablehlo.real", "stablehlo.imag")
+
+
+def _is_padded(value: ir.Value, depth: int = 3) -> bool:
+    op = defining_op(value)
+    while op is not None and op.name in ("stablehlo.convert", "stablehlo.negate", "stablehlo.reshape"):
+        op = defining_op(op.operands[0])
+    if op is None:
+        return False
+    if op.name in ("stablehlo.add", "stablehlo.subtract"):
+        return depth > 0 and any(_is_padded(operand, depth - 1) for operand in op.operands)
+    return op.name == "stablehlo.pad"
+
+
+def _is_moved(value: ir.Value) -> bool:
+    op = peeled(value)
+    return op is not None and op.name in _MOVING
+
+
+_MOVING = frozenset(f"stablehlo.{name}" for name in ("concatenate", "slice", "reverse", "dot_general"))
+
+
+def _results(anchor: ir.Operation) -> Iterator[ir.Value]:
+    """What `anchor` computes, and what a reshape that puts the pairs in one row and a rounding make of it."""
+    value: ir.Value = anchor.results[0]
+    yield value
+    while len(list(value.uses)) == 1:
+        (user,) = users(value)
+        is_convert = user.name == "stablehlo.convert" and is_float(element_type(user.results[0]))
+        is_join = user.name == "stablehlo.reshape" and len(shape(user.results[0])) == len(shape(value)) - 1
+        if not (is_convert or is_join) or not has_static_shape(user.results[0]):
+            return
+        value = user.results[0]
+        yield value
+
+
+class _Open(Exception):
+    """The region reads something that is no operand."""
+
+
+def _region(reader: Reader, rotation: Rotation) -> list[ir.Operation] | None:
+    """The operations between the operands and the result; None if they read anything else."""
+    stops = {rotation.x.value, rotation.cos.value, rotation.sin.value}
+
+    def enter(value: ir.Value, op: ir.Operation | None) -> bool:
+        if op is not None and op.name == "stablehlo.constant":
+            return False
+        if op is None or op not in reader.ops:
+            raise _Open
+        return True
+
+    try:
+        return cone([reader.result], stops, enter)
+    except _Open:
+        return None
+
+
+def _spec(reader: Reader, rotation: Rotation) -> RotarySpec:
+    names = _names(reader, rotation)
+    size = {name: reader.space.size(axis) for axis, name in names.items()}
+    features, columns = shape(rotation.x.value)[-1], shape(rotation.cos.value)[-1]
+    x, out = (_layout(reader, view, names, "d") for view in (rotation.x.view, reader.view))
+    if rotation.transposed:
+        x, out = out, x
+    return RotarySpec(
+        axes={**size, "d": features, "r": columns},
+        x=x,
+        out=None if out == x else out,
+        table=_layout(reader, rotation.cos.view, names, "r"),
+        rotated=rotation.rotated,
+        pairing=rotation.pairing,
+    )
+
+
+def _layout(reader: Reader, view: View, names: dict[Axis, str], last: str) -> Layout:
+    dims = [() if dim is FEATURES else tuple(names[axis] for axis in dim) for dim in reader.resolved(view)[:-1]]
+    return Layout((*dims, (last,)))
+
+
+def _names(reader: Reader, rotation: Rotation) -> dict[Axis, str]:
+    """Letters for the axes of x: t for the positions (the last axis of the tables), b for the first of the rest, h for
+    the second.
+    """
+    axes = [axis for dim in reader.resolved(reader.view) if dim is not FEATURES for axis in dim]
+    table = [axis for dim in reader.resolved(rotation.cos.view) if dim is not FEATURES for axis in dim]
+    names = {table[-1]: "t"} if table else {}
+    letters = iter("bhgcijklmnopqsuvwxyz" if len(axes) - len(names) > 1 else "h")
+    return names | {axis: next(letters) for axis in axes if axis not in names}
