@@ -56,19 +56,21 @@ class _Row:
 def find_rotations(reader: Reader) -> Iterator[Rotation]:
     """The ways to read the result as a rotation, best first; none if it does not look like one.
 
-    Raises: NoRotation if it looks like one and is none.
+    Raises: NoRotation if it looks like one and there is none.
     """
     terms = terms_of(reader.entries.reshape(len(reader.entries), -1))
-    failures: list[NoRotation] = []
+    found, failure = False, None
     for root in _rotated_roots(reader, terms):
-        failures.append(NoRotation("no value of the program holds the features in the order of the result"))
+        failure = failure or NoRotation("no value of the program holds the features in the order of the result")
         for x in _sources(reader, root):
             try:
-                yield from _rotations_of(reader, x, terms)
+                for rotation in _rotations_of(reader, x, terms):
+                    found = True
+                    yield rotation
             except NoRotation as miss:
-                failures.append(miss)
-    if failures:
-        raise failures[-1]
+                failure = miss
+    if failure is not None and not found:
+        raise failure
 
 
 def _rotated_roots(reader: Reader, terms: Sequence[Terms]) -> list[int]:

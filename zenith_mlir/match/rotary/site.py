@@ -12,6 +12,7 @@ from zenith_mlir.dialects.rotary import RotarySpec
 from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, shape, users
 from zenith_mlir.match.axes import Axis
+from zenith_mlir.match.constants import evaluate
 from zenith_mlir.match.rotary.reader import FEATURES, Reader, Unreadable, View, peeled
 from zenith_mlir.match.rotary.rotation import NoRotation, Rotation, find_rotations
 
@@ -56,11 +57,14 @@ def _match(result: ir.Value) -> Site | None:
         reader = Reader(result)
     except Unreadable:
         return None
+    found = False
     for rotation in find_rotations(reader):
-        ops = _region(reader, rotation)
+        found, ops = True, _region(reader, rotation)
         if ops is not None:
             operands = [rotation.x.value, rotation.cos.value, rotation.sin.value]
             return Site(_spec(reader, rotation), operands, ops, result, rotation.transposed)
+    if found:
+        raise NoRotation("halves and tables are taken from values of different types or layouts, so there is no one x")
     return None
 
 
@@ -75,10 +79,11 @@ def _may_join(op: ir.Operation) -> bool:
         return any(_is_sum(operand) for operand in op.operands)
     if any(_is_padded(operand) for operand in op.operands):
         return True
-    inner = [peeled(operand) for operand in op.operands]
-    if not all(term is not None and term.name == "stablehlo.multiply" for term in inner):
+    terms = [term for operand in op.operands if (term := peeled(operand)) is not None]
+    names = {term.name for term in terms}
+    if len(terms) != 2 or not names <= {"stablehlo.multiply", "stablehlo.concatenate"}:
         return False
-    return any(_is_moved(factor) for term in inner if term is not None for factor in term.operands)
+    return len(names) == 2 or any(_is_moved(factor) for term in terms for factor in term.operands)
 
 
 def _is_sum(value: ir.Value) -> bool:
@@ -130,7 +135,7 @@ def _region(reader: Reader, rotation: Rotation) -> list[ir.Operation] | None:
     def enter(value: ir.Value, op: ir.Operation | None) -> bool:
         if op is not None and op.name == "stablehlo.constant":
             return False
-        if op is None or op not in reader.ops:
+        if op is None or (op not in reader.ops and evaluate(value) is None):
             raise _Open
         return True
 
