@@ -29,25 +29,39 @@ class RaiseRotary(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        sites: list[Site] = []
-        failures: list[tuple[ir.Operation, NoRotation]] = []
-        done: set[ir.Operation] = set()
-        # The last operation of a rotation comes first: what it takes along is not looked at again.
-        for anchor in reversed(walk_program(module.operation, *ANCHORS)):
-            if anchor in done:
-                continue
-            try:
-                site = match_rotary(anchor)
-            except NoRotation as miss:
-                failures.append((anchor, miss))
-                continue
-            if site is not None:
-                sites.append(site)
-                done.update(site.ops)
-        for anchor, miss in failures:
-            ctx.missed(anchor, NAME, str(miss))
-        for site in sites:
-            _raise(module, site, ctx)
+        found, missed = _matches(module)
+        forward = {_size(ways[0]) for ways in found if not ways[0].transposed}
+        for ways in found:
+            # A rotation backwards is a gradient where the program rotates forwards, too.
+            site = next((way for way in ways if not way.transposed or _size(way) in forward), None)
+            if site is None:
+                missed.append((ways[0].ops[-1], "it turns backwards, and no value of the program holds the negated sines"))
+            else:
+                _raise(module, site, ctx)
+        for op, reason in missed:
+            ctx.missed(op, NAME, reason)
+
+
+def _matches(module: Module) -> tuple[list[list[Site]], list[tuple[ir.Operation, str]]]:
+    """Rotations, last ones first, each in all ways to say it; and what resembles one, and why it is none."""
+    found: list[list[Site]] = []
+    missed: list[tuple[ir.Operation, str]] = []
+    done: set[ir.Operation] = set()
+    # The last operation of a rotation comes first: what it takes along is not looked at again.
+    for anchor in reversed(walk_program(module.operation, *ANCHORS)):
+        try:
+            ways = [] if anchor in done else match_rotary(anchor)
+        except NoRotation as miss:
+            missed.append((anchor, str(miss)))
+            continue
+        if ways:
+            found.append(ways)
+            done.update(op for way in ways for op in way.ops)
+    return found, missed
+
+
+def _size(site: Site) -> tuple[int, int, str]:
+    return site.spec.axes["d"], site.spec.rotated, site.spec.pairing
 
 
 def _raise(module: Module, site: Site, ctx: PassContext) -> None:

@@ -31,41 +31,42 @@ class Site:
     transposed: bool
 
 
-def match_rotary(anchor: ir.Operation) -> Site | None:
-    """The rotation whose halves `anchor` brings together; None if there is none.
+def match_rotary(anchor: ir.Operation) -> list[Site]:
+    """The rotation whose halves `anchor` brings together, in all ways to say it, best first; none if there is none.
 
     Raises: NoRotation if it resembles one and is none.
     """
     if not _may_join(anchor):
-        return None
+        return []
     failure: NoRotation | None = None
     for result in reversed(list(_results(anchor))):
         try:
-            site = _match(result)
+            sites = _match(result)
         except NoRotation as miss:
             failure = failure or miss
             continue
-        if site is not None:
-            return site
+        if sites:
+            return sites
     if failure is not None:
         raise failure
-    return None
+    return []
 
 
-def _match(result: ir.Value) -> Site | None:
+def _match(result: ir.Value) -> list[Site]:
     try:
         reader = Reader(result)
     except Unreadable:
-        return None
-    found = False
-    for rotation in find_rotations(reader):
-        found, ops = True, _region(reader, rotation)
+        return []
+    rotations = list(find_rotations(reader))
+    sites = []
+    for rotation in rotations:
+        ops = _region(reader, rotation)
         if ops is not None:
             operands = [rotation.x.value, rotation.cos.value, rotation.sin.value]
-            return Site(_spec(reader, rotation), operands, ops, result, rotation.transposed)
-    if found:
+            sites.append(Site(_spec(reader, rotation), operands, ops, result, rotation.transposed))
+    if rotations and not sites:
         raise NoRotation("halves and tables are taken from values of different types or layouts, so there is no one x")
-    return None
+    return sites
 
 
 def _may_join(op: ir.Operation) -> bool:
