@@ -10,8 +10,9 @@ from zenith_mlir.context import PassContext
 from zenith_mlir.dialects import rotary_vjp
 from zenith_mlir.dialects.rotary import NAME
 from zenith_mlir.ir.composites import walk_program
+from zenith_mlir.ir.facts import producer
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.rotary import ANCHORS, NoRotation, Site, match_rotary
+from zenith_mlir.match.rotary import ANCHORS, BACKWARDS, NoRotation, Site, match_rotary
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
 
@@ -35,33 +36,35 @@ class RaiseRotary(Pass):
             # A rotation backwards is a gradient where the program rotates forwards, too.
             site = next((way for way in ways if not way.transposed or _size(way) in forward), None)
             if site is None:
-                missed.append((ways[0].ops[-1], "it turns backwards, and no value of the program holds the negated sines"))
+                ctx.missed(producer(ways[0].result), NAME, BACKWARDS)
             else:
                 _raise(module, site, ctx)
-        for op, reason in missed:
-            ctx.missed(op, NAME, reason)
+        for op, miss in missed:
+            ctx.missed(op, NAME, str(miss))
 
 
-def _matches(module: Module) -> tuple[list[list[Site]], list[tuple[ir.Operation, str]]]:
+def _matches(module: Module) -> tuple[list[list[Site]], list[tuple[ir.Operation, NoRotation]]]:
     """Rotations, last ones first, each in all ways to say it; and what resembles one, and why it is none."""
     found: list[list[Site]] = []
-    missed: list[tuple[ir.Operation, str]] = []
+    missed: list[tuple[ir.Operation, NoRotation]] = []
     done: set[ir.Operation] = set()
     # The last operation of a rotation comes first: what it takes along is not looked at again.
     for anchor in reversed(walk_program(module.operation, *ANCHORS)):
         try:
             ways = [] if anchor in done else match_rotary(anchor)
         except NoRotation as miss:
-            missed.append((anchor, str(miss)))
+            if not any(anchor in outer.ops for _, outer in missed):
+                missed.append((anchor, miss))
             continue
         if ways:
             found.append(ways)
             done.update(op for way in ways for op in way.ops)
-    return found, missed
+    results = {producer(ways[0].result) for ways in found}
+    return found, [(op, miss) for op, miss in missed if results.isdisjoint(miss.ops)]
 
 
-def _size(site: Site) -> tuple[int, int, str]:
-    return site.spec.axes["d"], site.spec.rotated, site.spec.pairing
+def _size(site: Site) -> tuple[int, str]:
+    return site.spec.rotated, site.spec.pairing
 
 
 def _raise(module: Module, site: Site, ctx: PassContext) -> None:

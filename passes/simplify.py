@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxlib.mlir.passmanager import PassManager
 
 from zenith_mlir.canonical import RULES, rewrite
-from zenith_mlir.canonical.captures import capture_constants
+from zenith_mlir.canonical.captures import capture_constants, merge_carried
 from zenith_mlir.context import PassContext
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
@@ -29,4 +29,9 @@ class Simplify(Pass):
         for rule, times in rewrite(module.operation, RULES).items():
             ctx.count(rule, times)
         with module.context:
-            PassManager.parse("builtin.module(cse)").run(module.operation)
+            cse = PassManager.parse("builtin.module(cse)")
+            cse.run(module.operation)
+            # Equal values are known to be equal only now.
+            if merged := merge_carried(module.operation):
+                ctx.count("values carried once", merged)
+                cse.run(module.operation)

@@ -27,6 +27,7 @@ class Program:
     arguments: tuple[Any, ...]
     pairing: str = "half"
     rotated: int = D
+    features: int = D
     table: str = "t r"
 
 
@@ -226,7 +227,9 @@ def one_head(x: Any, angles: Any) -> Any:
 def mapped(x: Any, angles: Any) -> Any:
     def one(x: Any, angles: Any) -> Any:
         a, b = jnp.split(x, 2, axis=-1)
-        return jnp.concatenate([a * jnp.cos(angles) - b * jnp.sin(angles), b * jnp.cos(angles) + a * jnp.sin(angles)], -1)
+        return jnp.concatenate(
+            [a * jnp.cos(angles) - b * jnp.sin(angles), b * jnp.cos(angles) + a * jnp.sin(angles)], -1
+        )
 
     return jax.vmap(jax.vmap(one, in_axes=(1, None), out_axes=1), in_axes=(0, None))(x, angles)
 
@@ -265,7 +268,7 @@ RAISED = [
     Program("partial, full tables", partial(full_tables), (X, ANGLES), rotated=4),
     Program("partial, interleaved", partial(rotate_every_two, 6), (X, ANGLES), "interleaved", rotated=6),
     Program("gathered", gathered, (X, array(9, D // 2, seed=1), np.arange(B * T).reshape(B, T) % 9), table="b t r"),
-    Program("positions of a batch", halves, (X, BATCHED)),
+    Program("positions of a batch", halves, (X, BATCHED), table="b t r"),
     Program("heads first", heads_first, (X, ANGLES)),
     Program("transposed pieces", transposed_pieces, (X, ANGLES)),
     Program("merged heads", merged_heads, (X.reshape(B, T, H * D), ANGLES)),
@@ -274,9 +277,102 @@ RAISED = [
     Program("bfloat16 tables", narrow_tables, (X.astype(BF16), ANGLES)),
     Program("bfloat16 pieces", wide_pieces, (X.astype(BF16), ANGLES)),
     Program("bfloat16, strided", wide(strided), (X.astype(BF16), ANGLES), "interleaved"),
-    Program("scaled tables", scaled_tables, (X, ANGLES)),
+    Program("scaled tables", scaled_tables, (X, ANGLES), table="t 1 r"),
     Program("one head", one_head, (X[:1, :, :1], ANGLES)),
     Program("mapped", mapped, (X, ANGLES)),
     Program("negated", negated, (X, ANGLES)),
     Program("in scan", in_scan, (X, ANGLES)),
+]
+
+
+def added(x: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos + b * sin, b * cos + a * sin], axis=-1)
+
+
+def subtracted(x: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos - a * sin], axis=-1)
+
+
+def backwards(x: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos + b * sin, b * cos - a * sin], axis=-1)
+
+
+def exchanged(x: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([b * cos + a * sin, a * cos - b * sin], axis=-1)
+
+
+def two_angles(x: Any, angles: Any) -> Any:
+    (cos, sin), (more_cos, more_sin) = tables(angles), tables(2 * angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * more_cos + a * more_sin], axis=-1)
+
+
+def another_order(x: Any, angles: Any) -> Any:
+    """Neighbours are rotated and put into halves."""
+    cos, sin = tables(angles)
+    a, b = x[..., ::2], x[..., 1::2]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def shifted_pairs(x: Any, angles: Any) -> Any:
+    """Pairs (0, 3), (1, 2), (4, 7), (5, 6)."""
+    cos, sin = (jnp.repeat(t, 2, axis=-1) for t in tables(angles))
+    order = np.arange(D).reshape(-1, 4)[:, ::-1].ravel()
+    return x * cos + x[..., order] * np.tile(np.float32([-1, -1, 1, 1]), D // 4) * sin
+
+
+NEAR_MISSES = [
+    (Program("added", added, (X, ANGLES)), "same sign"),
+    (Program("subtracted", subtracted, (X, ANGLES)), "same sign"),
+    (Program("added, partial", partial(added), (X, ANGLES)), "same sign"),
+    (Program("backwards", backwards, (X, ANGLES)), "backwards"),
+    (Program("exchanged", exchanged, (X, ANGLES)), "same sign"),
+    (Program("two angles", two_angles, (X, ANGLES)), "different tables"),
+    (Program("another order", another_order, (X, ANGLES)), "order of the result"),
+    (Program("shifted pairs", shifted_pairs, (X, ANGLES)), "pairs"),
+]
+
+
+def three_terms(x: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin + a, b * cos + a * sin + b], axis=-1)
+
+
+def two_tensors(x: Any, y: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    return jnp.concatenate([x * cos - y * sin, y * cos + x * sin], axis=-1)
+
+
+def gated(x: Any) -> Any:
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * jax.nn.sigmoid(b), b + a], axis=-1)
+
+
+def mixed(x: Any, angles: Any) -> Any:
+    a, b = jnp.split(x, 2, axis=-1)
+    return a * jnp.cos(angles)[:, None] + b * jnp.sin(angles)[:, None]
+
+
+def token_shift(x: Any, mu: Any) -> Any:
+    before = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+    return x * mu + before * (1 - mu)
+
+
+UNRELATED = [
+    Program("three terms", three_terms, (X, ANGLES)),
+    Program("two tensors", two_tensors, (X[..., :4], X[..., 4:] + 1, ANGLES)),
+    Program("gated", gated, (X,)),
+    Program("mixed", mixed, (X, ANGLES)),
+    Program("token shift", token_shift, (X, array(D))),
+    Program("split and joined", lambda x: jnp.concatenate(jnp.split(x, 2, axis=-1)[::-1], axis=-1), (X,)),
+    Program("padded sums", lambda x: jnp.pad(x[..., :4], [(0, 0)] * 3 + [(4, 0)]) + x, (X,)),
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, walk_named
-from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
+from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused, merge_repeated
 
 # Deep enough for a mask of several conditions, each from iotas.
 _MAX_DEPTH = 32
@@ -31,6 +31,18 @@ def capture_constants(module: ir.Operation) -> int:
     for op in walk_named(module, "stablehlo.while", "stablehlo.optimization_barrier"):
         of_op = _through_loop if op.name == "stablehlo.while" else _past_barrier
         count += of_op(op, known)
+    return count
+
+
+def merge_carried(module: ir.Operation) -> int:
+    """Values that a loop carries along twice, unchanged, are carried once; returns how many were."""
+    count = 0
+    for op in walk_named(module, "stablehlo.while"):
+        loop = Loop(op)
+        merged = merge_repeated(loop)
+        if merged:
+            drop_unused(loop)
+        count += merged
     return count
 
 

@@ -67,6 +67,21 @@ def capture_invariants(loop: Loop, indices: Collection[int]) -> None:
             loop.op.results[i].replace_all_uses_with(loop.op.operands[i])
 
 
+def merge_repeated(loop: Loop) -> int:
+    """Let one of several values that the loop is given alike and returns unchanged stand for all; returns how many it
+    stands for.
+    """
+    first: dict[ir.Value, int] = {}
+    count = 0
+    for i, init in enumerate(loop.operands):
+        if loop.is_invariant(i) and first.setdefault(init, i) != i:
+            for block in (loop.body, loop.cond):
+                block.arguments[i].replace_all_uses_with(block.arguments[first[init]])
+            loop.op.results[i].replace_all_uses_with(init)
+            count += 1
+    return count
+
+
 def drop_unused(loop: Loop) -> Loop:
     """The loop without the values that nobody uses but the operations that make them for the next iteration."""
     kept = _used(loop)

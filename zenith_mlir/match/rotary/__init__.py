@@ -1,6 +1,6 @@
 """Rotary position embeddings, found as maps along the features."""
 
-from zenith_mlir.match.rotary.rotation import NoRotation
+from zenith_mlir.match.rotary.rotation import BACKWARDS, NoRotation
 from zenith_mlir.match.rotary.site import ANCHORS, Site, match_rotary
 
-__all__ = ["ANCHORS", "NoRotation", "Site", "match_rotary"]
+__all__ = ["ANCHORS", "BACKWARDS", "NoRotation", "Site", "match_rotary"]

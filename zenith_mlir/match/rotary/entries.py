@@ -62,6 +62,15 @@ def total(parts: Sequence[Entries]) -> Entries:
     return np.concatenate([np.broadcast_to(part, (len(part), *dims)) for part in parts])
 
 
+def compact(entries: Entries) -> Entries | None:
+    """The same with one term, if no element has two that count."""
+    counts = entries["factor"] != 0
+    if (counts.sum(axis=0) > 1).any():
+        return None
+    index = counts.argmax(axis=0)[None]
+    return np.take_along_axis(entries, index, axis=0)
+
+
 def product(left: Entries, right: Entries) -> Entries | None:
     """The product of two values, term by term; None if it has terms of more than two columns."""
     terms = [_product_of_terms(a, b) for a in left for b in right]

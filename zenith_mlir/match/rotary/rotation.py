@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
@@ -21,15 +21,21 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import element_type, shape
 from zenith_mlir.match.axes import Axis
 from zenith_mlir.match.rotary.entries import ONE, terms_of
-from zenith_mlir.match.rotary.reader import FEATURES, Piece, Reader, View
+from zenith_mlir.match.rotary.reader import Piece, Reader
+from zenith_mlir.match.rotary.views import FEATURES, View
 
 # A column of a table and the number that it is multiplied by.
 Coefficient = tuple[int, float]
 Terms = dict[tuple[int, int], float]
 
 
+BACKWARDS = "it turns backwards, and no value of the program holds the negated sines"
+
+
 class NoRotation(Exception):
-    """The value resembles a rotation and is none that the attributes of a zenith.rotary can say."""
+    """The value resembles a rotation and is none that the attributes of a zenith.rotary can say. `ops` were read."""
+
+    ops: Collection[ir.Operation] = ()
 
 
 @dataclass(frozen=True)
@@ -244,9 +250,7 @@ def _holders(reader: Reader, wanted: list[Coefficient]) -> list[Piece]:
         if piece.entries.size == len(wanted)
         and piece.entries.ndim == 1 + len(piece.view)
         and piece.view[-1:] == (FEATURES,)
-        and [
-            (second, factor) if first == ONE else None for factor, first, second in piece.entries.ravel().tolist()
-        ]
+        and [(second, factor) if first == ONE else None for factor, first, second in piece.entries.ravel().tolist()]
         == wanted
     ]
 
@@ -262,5 +266,5 @@ def _why_no_tables(rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]) -> st
     if any(row.own[1] != 1 for row in rows):
         return "a cosine is multiplied by a number"
     if all(rows[a].other[1] > 0 for a, _ in pairs):
-        return "it turns backwards, and no value of the program holds the negated sines"
+        return BACKWARDS
     return "the two halves use different tables, and no value of the program holds both"

@@ -10,11 +10,22 @@ from jaxlib.mlir import ir
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.dialects.rotary import RotarySpec
 from zenith_mlir.ir.cones import cone
-from zenith_mlir.ir.facts import defining_op, element_type, has_static_shape, is_float, shape, users
+from zenith_mlir.ir.facts import (
+    defined_by,
+    defining_op,
+    element_type,
+    has_static_shape,
+    is_float,
+    is_float_convert,
+    shape,
+    users,
+)
 from zenith_mlir.match.axes import Axis
 from zenith_mlir.match.constants import evaluate
-from zenith_mlir.match.rotary.reader import FEATURES, Reader, Unreadable, View, peeled
+from zenith_mlir.match.rotary.reader import Reader, Unreadable, peeled
 from zenith_mlir.match.rotary.rotation import NoRotation, Rotation, find_rotations
+from zenith_mlir.match.rotary.signs import is_signs
+from zenith_mlir.match.rotary.views import FEATURES, View
 
 ANCHORS = ("stablehlo.concatenate", "stablehlo.add", "stablehlo.subtract", "stablehlo.scatter")
 _MAX_FEATURES = 4096
@@ -43,7 +54,7 @@ def match_rotary(anchor: ir.Operation) -> list[Site]:
         try:
             sites = _match(result)
         except NoRotation as miss:
-            failure = failure or miss
+            failure = miss
             continue
         if sites:
             return sites
@@ -57,13 +68,21 @@ def _match(result: ir.Value) -> list[Site]:
         reader = Reader(result)
     except Unreadable:
         return []
+    try:
+        return _sites(reader)
+    except NoRotation as miss:
+        miss.ops = reader.ops
+        raise
+
+
+def _sites(reader: Reader) -> list[Site]:
     rotations = list(find_rotations(reader))
     sites = []
     for rotation in rotations:
         ops = _region(reader, rotation)
         if ops is not None:
             operands = [rotation.x.value, rotation.cos.value, rotation.sin.value]
-            sites.append(Site(_spec(reader, rotation), operands, ops, result, rotation.transposed))
+            sites.append(Site(_spec(reader, rotation), operands, ops, reader.result, rotation.transposed))
     if rotations and not sites:
         raise NoRotation("halves and tables are taken from values of different types or layouts, so there is no one x")
     return sites
@@ -81,14 +100,18 @@ def _may_join(op: ir.Operation) -> bool:
     if any(_is_padded(operand) for operand in op.operands):
         return True
     terms = [term for operand in op.operands if (term := peeled(operand)) is not None]
-    names = {term.name for term in terms}
-    if len(terms) != 2 or not names <= {"stablehlo.multiply", "stablehlo.concatenate"}:
+    moving = [_is_moving(term) for term in terms]
+    if len(terms) != 2 or not all(
+        m or term.name == "stablehlo.multiply" for m, term in zip(moving, terms, strict=True)
+    ):
         return False
-    return len(names) == 2 or any(_is_moved(factor) for term in terms for factor in term.operands)
+    return any(moving) or any(_is_moved(factor) for term in terms for factor in term.operands)
 
 
-def _is_sum(value: ir.Value) -> bool:
+def _is_sum(value: ir.Value, depth: int = 2) -> bool:
     op = peeled(value)
+    if op is not None and op.name in ("stablehlo.concatenate", "stablehlo.scatter"):
+        return depth > 0 and any(_is_sum(operand, depth - 1) for operand in op.operands)
     return op is not None and op.name in ("stablehlo.add", "stablehlo.subtract", "stablehlo.real", "stablehlo.imag")
 
 
@@ -105,10 +128,19 @@ def _is_padded(value: ir.Value, depth: int = 3) -> bool:
 
 def _is_moved(value: ir.Value) -> bool:
     op = peeled(value)
-    return op is not None and op.name in _MOVING
+    while op is not None and op.name == "stablehlo.multiply" and is_signs(op.operands[1]):
+        op = peeled(op.operands[0])
+    return op is not None and _is_moving(op)
 
 
-_MOVING = frozenset(f"stablehlo.{name}" for name in ("concatenate", "slice", "reverse", "dot_general"))
+def _is_moving(op: ir.Operation) -> bool:
+    """Whether `op` may change the order of features."""
+    if op.name == "stablehlo.dot_general":
+        return any(defined_by(operand, "stablehlo.constant") is not None for operand in op.operands)
+    return op.name in _MOVING
+
+
+_MOVING = frozenset(f"stablehlo.{name}" for name in ("concatenate", "slice", "reverse", "gather", "scatter", "select"))
 
 
 def _results(anchor: ir.Operation) -> Iterator[ir.Value]:
@@ -117,12 +149,18 @@ def _results(anchor: ir.Operation) -> Iterator[ir.Value]:
     yield value
     while len(list(value.uses)) == 1:
         (user,) = users(value)
-        is_convert = user.name == "stablehlo.convert" and is_float(element_type(user.results[0]))
-        is_join = user.name == "stablehlo.reshape" and len(shape(user.results[0])) == len(shape(value)) - 1
-        if not (is_convert or is_join) or not has_static_shape(user.results[0]):
+        if not (is_float_convert(user) or _joins_rows(user)):
             return
         value = user.results[0]
         yield value
+
+
+def _joins_rows(op: ir.Operation) -> bool:
+    """Whether `op` is a reshape that puts the last dimensions in one."""
+    if op.name != "stablehlo.reshape":
+        return False
+    before, after = shape(op.operands[0]), shape(op.results[0])
+    return len(after) < len(before) and before[: len(after) - 1] == after[:-1]
 
 
 class _Open(Exception):

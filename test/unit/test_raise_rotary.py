@@ -1,0 +1,91 @@
+"""raise-rotary: what it finds in programs as people write them, forward and backward, what it refuses, and that its
+attributes tell the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rotary_programs import NEAR_MISSES, RAISED, UNRELATED, Program, array
+
+import zenith_mlir as zenith
+from zenith_mlir.certify.composites import isolated_composites
+from zenith_mlir.dialects import rotary, rotary_vjp
+from zenith_mlir.dialects.attributes import from_attribute
+from zenith_mlir.dialects.rotary import RotarySpec
+from zenith_mlir.ir.composites import composite_attributes, zenith_composites
+from zenith_mlir.ir.executable import compile_module
+from zenith_mlir.ir.float64 import to_float64
+
+pytestmark = pytest.mark.once
+REFERENCES = {"zenith.rotary": rotary.reference, "zenith.rotary_vjp": rotary_vjp.reference}
+
+
+def name_of(program: Any) -> str:
+    return program.name if isinstance(program, Program) else ""
+
+
+def raised(function: Callable[..., Any], *arguments: Any) -> zenith.Module:
+    return zenith.trace(function, *arguments).run("prepare,raise-rotary", target="cpu")
+
+
+def gradient(program: Program) -> Callable[..., Any]:
+    """Of a sum in which each element has a weight of its own."""
+
+    def loss(x: Any, *rest: Any) -> Any:
+        out = program.function(x, *rest).astype(jnp.float32)
+        return (out * jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape) * out).sum()
+
+    return jax.grad(loss)
+
+
+def specs(module: zenith.Module) -> list[RotarySpec]:
+    composites = zenith_composites(module.operation)
+    return [RotarySpec.from_attributes(from_attribute(composite_attributes(op))) for op in composites]
+
+
+def check_attributes(module: zenith.Module) -> None:
+    """The formulas that the attributes mean against the code that was outlined, both in float64."""
+    for name, alone in isolated_composites(module):
+        (spec,) = specs(alone)
+        operands = [array(*s.shape, seed=i).astype(s.dtype) for i, s in enumerate(alone.input_specs)]
+        with jax.enable_x64(True):
+            wide = [np.asarray(x, np.float64) for x in operands]
+            (computed,) = compile_module(to_float64(alone), "cpu")(*wide)
+            expected = REFERENCES[name](spec, *map(jnp.asarray, wide), dtype=jnp.float64)
+            np.testing.assert_allclose(np.asarray(computed, np.float64), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("program", RAISED, ids=name_of)
+def test_raised_with_its_facts(program: Program) -> None:
+    module = raised(program.function, *program.arguments)
+    assert [(r.kind, r.op) for r in module.remarks] == [("passed", "zenith.rotary")], [r.text() for r in module.remarks]
+    (spec,) = specs(module)
+    found = spec.pairing, spec.rotated, spec.axes["d"], str(spec.table)
+    assert found == (program.pairing, program.rotated, program.features, program.table)
+
+
+@pytest.mark.parametrize("program", RAISED, ids=name_of)
+def test_gradients_are_raised_with_their_forwards_and_attributes_are_true(program: Program) -> None:
+    module = raised(gradient(program), *program.arguments)
+    found = sorted((r.kind, r.op) for r in module.remarks)
+    assert found == [("passed", "zenith.rotary"), ("passed", "zenith.rotary_vjp")], [r.text() for r in module.remarks]
+    assert {spec.axes["d"] for spec in specs(module)} == {program.features}
+    check_attributes(module)
+
+
+@pytest.mark.parametrize(("program", "reason"), NEAR_MISSES, ids=name_of)
+def test_near_misses_give_one_remark(program: Program, reason: str) -> None:
+    (remark,) = raised(program.function, *program.arguments).remarks
+    assert remark.kind == "missed" and reason in remark.reason
+
+
+@pytest.mark.parametrize("program", UNRELATED, ids=name_of)
+def test_other_programs_are_left_alone_in_silence(program: Program) -> None:
+    module = raised(program.function, *program.arguments)
+    assert module.remarks == [] and "zenith" not in module.text()
