@@ -36,9 +36,9 @@ class Role:
 
     For integers: values lie in [low, bound), where the program says so (None: it does not). For floats:
     `fan_in` is how many products a contraction with it sums (0: it is in none, 1: both sides of a batched one
-    are activations), `factor` says that it enters a contraction through arithmetic, `gain` that it multiplies
-    elementwise, `moment` that it only decays by constant factors (optimizer state), `positive` that a root or
-    logarithm is taken of it.
+    are activations), `factor` says that it enters a contraction through arithmetic, or a sum of two products,
+    `gain` that it multiplies elementwise, `moment` that it only decays by constant factors (optimizer state),
+    `positive` that a root or logarithm is taken of it.
     """
 
     shape: tuple[int, ...]
@@ -231,6 +231,29 @@ def _from_multiply(op: ir.Operation, flow: Flow, roles: list[Role]) -> None:
                 roles[number].gain = True
 
 
+def _from_sum(op: ir.Operation, flow: Flow, roles: list[Role]) -> None:
+    """A sum of two products with the same argument contracts it, too: x cos + rotated(x) sin."""
+    products = [_product(operand) for operand in op.operands]
+    if all(product is not None for product in products):
+        left, right = (
+            set().union(*(flow.arguments(factor, _TURNS) for factor in product.operands))
+            for product in products
+            if product is not None
+        )
+        for number in left & right:
+            roles[number].factor = True
+
+
+_TURNS = MOVES | {"stablehlo.negate": (0,)}
+
+
+def _product(value: ir.Value) -> ir.Operation | None:
+    op = defining_op(value)
+    while op is not None and _TURNS.get(op.name) == (0,):
+        op = defining_op(op.operands[0])
+    return op if op is not None and op.name == "stablehlo.multiply" else None
+
+
 def _from_root(op: ir.Operation, flow: Flow, roles: list[Role]) -> None:
     for number in flow.arguments(op.operands[0], POSITIVE):
         roles[number].positive = True
@@ -242,6 +265,7 @@ def _only_decays(argument: ir.Value) -> bool:
 
 
 _TEACHERS: dict[str, Callable[[ir.Operation, Flow, list[Role]], None]] = {
+    "stablehlo.add": _from_sum,
     "stablehlo.compare": _from_compare,
     "stablehlo.convolution": _from_convolution,
     "stablehlo.dot_general": _from_dot,
@@ -253,4 +277,5 @@ _TEACHERS: dict[str, Callable[[ir.Operation, Flow, list[Role]], None]] = {
     "stablehlo.rsqrt": _from_root,
     "stablehlo.scatter": _from_scatter,
     "stablehlo.sqrt": _from_root,
+    "stablehlo.subtract": _from_sum,
 }
