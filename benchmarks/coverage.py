@@ -29,7 +29,7 @@ from rich.table import Table
 
 import zenith_mlir as zenith
 
-# Kinds of the manifest and the composites that answer for them.
+# Kinds of the manifest and the operations whose remarks answer for them.
 KINDS = {
     "attention": ("zenith.attention",),
     "layernorm": ("zenith.layer_norm",),
@@ -39,7 +39,9 @@ KINDS = {
     "silu": ("zenith.silu", "zenith.swiglu"),
     "softmax_xent": ("zenith.cross_entropy",),
     "rotary": ("zenith.rotary",),
+    "conv_bn": ("stablehlo.convolution",),
 }
+FINDING = ("raise-", "fold-batchnorm")
 
 
 @dataclass
@@ -69,9 +71,9 @@ class Row:
 def measure(path: Path, entry: dict[str, Any], certify: bool, memory: bool) -> Row:
     module = zenith.load(path)
     start = time.perf_counter()
-    raised = module.run("default", target="none")
+    raised = module.run("default,fold-batchnorm", target="none")
     seconds = time.perf_counter() - start
-    passed = Counter(r.op for r in raised.remarks if r.kind == "passed" and r.pass_name.startswith("raise-"))
+    passed = Counter(r.op for r in raised.remarks if r.kind == "passed" and r.pass_name.startswith(FINDING))
     row = Row(
         file=path.name,
         source=entry["source"],

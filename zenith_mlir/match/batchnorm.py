@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from jaxlib.mlir import ir
 
@@ -101,12 +102,15 @@ def _of_convolution(product: ir.Operation) -> Tail | None:
 
 
 def _of_dot(product: ir.Operation) -> Tail | None:
-    """Channels are the last dimension of the result, and of weights that are given to the program."""
+    """Channels are the last dimension of the result, and of weights that are given to the program and no larger than
+    the result: scaling others costs more than it saves.
+    """
     dims = DotDims.of(product)
-    free = dims.rhs_free(len(shape(product.operands[1])))
-    if dims.rhs_batch or not free or not _is_given(product.operands[1]):
+    weights, result = (shape(value) for value in (product.operands[1], product.results[0]))
+    free = dims.rhs_free(len(weights))
+    if dims.rhs_batch or not free or prod(weights) > prod(result) or not _is_given(product.operands[1]):
         return None
-    return Tail(product, 1, free[-1], len(shape(product.results[0])) - 1)
+    return Tail(product, 1, free[-1], len(result) - 1)
 
 
 def _is_given(value: ir.Value) -> bool:
