@@ -12,7 +12,7 @@ from zenith_mlir.dialects.rotary import NAME
 from zenith_mlir.ir.composites import walk_program
 from zenith_mlir.ir.facts import producer
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.rotary import ANCHORS, BACKWARDS, NoRotation, Site, match_rotary
+from zenith_mlir.match.rotary import ANCHORS, BACKWARDS, Made, NoRotation, Site, match_rotary
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
 
@@ -32,13 +32,14 @@ class RaiseRotary(Pass):
     def run(self, module: Module, ctx: PassContext) -> None:
         found, missed = _matches(module)
         forward = {_size(ways[0]) for ways in found if not ways[0].transposed}
+        made: Made = {}
         for ways in found:
             # A rotation backwards is a gradient where the program rotates forwards, too.
             site = next((way for way in ways if not way.transposed or _size(way) in forward), None)
             if site is None:
                 ctx.missed(producer(ways[0].result), NAME, BACKWARDS)
             else:
-                _raise(module, site, ctx)
+                _raise(module, site, made, ctx)
         for op, miss in missed:
             ctx.missed(op, NAME, str(miss))
 
@@ -67,11 +68,12 @@ def _size(site: Site) -> tuple[int, str]:
     return site.spec.rotated, site.spec.pairing
 
 
-def _raise(module: Module, site: Site, ctx: PassContext) -> None:
+def _raise(module: Module, site: Site, made: Made, ctx: PassContext) -> None:
     name = rotary_vjp.NAME if site.transposed else NAME
     with site.ops[-1].location:
         attributes = site.spec.to_attributes()
-    composite = outline_composite(module.operation, name, site.ops, site.operands, [site.result], attributes)
+    operands, ops = site.prepare(made)
+    composite = outline_composite(module.operation, name, ops, operands, [site.result], attributes)
     ctx.count("gradients of rotations raised" if site.transposed else "rotations raised")
     ctx.passed(
         composite,

@@ -234,6 +234,20 @@ def mapped(x: Any, angles: Any) -> Any:
     return jax.vmap(jax.vmap(one, in_axes=(1, None), out_axes=1), in_axes=(0, None))(x, angles)
 
 
+def merged_pairs(x: Any, angles: Any) -> Any:
+    """Heads and neighbours are taken apart at once."""
+    return pairs(x.reshape(B, T, H, D), angles)
+
+
+def features_first(x: Any, angles: Any) -> Any:
+    return halves(x.transpose(1, 2, 3, 0), angles)
+
+
+def complex_table(x: Any, table: Any) -> Any:
+    turned = jax.lax.complex(x[..., ::2], x[..., 1::2]) * table[:, None, :]
+    return jnp.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
+
+
 def negated(x: Any, angles: Any) -> Any:
     cos, sin = tables(angles)
     a, b = jnp.split(x, 2, axis=-1)
@@ -280,6 +294,9 @@ RAISED = [
     Program("scaled tables", scaled_tables, (X, ANGLES), table="t 1 r"),
     Program("one head", one_head, (X[:1, :, :1], ANGLES)),
     Program("mapped", mapped, (X, ANGLES)),
+    Program("merged pairs", merged_pairs, (X.reshape(B, T, H * D), ANGLES), "interleaved"),
+    Program("features first", features_first, (X.transpose(3, 0, 1, 2), ANGLES)),
+    Program("complex table", complex_table, (X, jnp.exp(1j * ANGLES)), "interleaved"),
     Program("negated", negated, (X, ANGLES)),
     Program("in scan", in_scan, (X, ANGLES)),
 ]

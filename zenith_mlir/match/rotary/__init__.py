@@ -2,5 +2,6 @@
 
 from zenith_mlir.match.rotary.rotation import BACKWARDS, NoRotation
 from zenith_mlir.match.rotary.site import ANCHORS, Site, match_rotary
+from zenith_mlir.match.rotary.standins import Made
 
-__all__ = ["ANCHORS", "BACKWARDS", "NoRotation", "Site", "match_rotary"]
+__all__ = ["ANCHORS", "BACKWARDS", "Made", "NoRotation", "Site", "match_rotary"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import element_type, shape
+from zenith_mlir.ir.facts import element_type, is_float, shape
 from zenith_mlir.match.axes import Axis
 from zenith_mlir.match.rotary.entries import ONE, terms_of
 from zenith_mlir.match.rotary.reader import Piece, Reader
@@ -40,7 +40,9 @@ class NoRotation(Exception):
 
 @dataclass(frozen=True)
 class Rotation:
-    """What a value is: `x` rotated by the angles of `cos` and `sin`, or turned back by them if `transposed`."""
+    """What a value is: `x` rotated by the angles of `cos` and `sin`, or turned back by them if `transposed`. `cos` and
+    `sin` are one value where that is complex.
+    """
 
     x: Piece
     cos: Piece
@@ -105,21 +107,22 @@ def _columns_of(reader: Reader, root: int, row: Terms) -> set[int]:
 
 def _sources(reader: Reader, root: int) -> list[Piece]:
     """Values that hold features of the root and have the axes of the result; those of its type first, and among them
-    those laid out alike.
+    those with the features in one last dimension, and those laid out alike.
     """
     axes = _axes(reader, reader.view)
     found = [
         piece
         for piece in reader.pieces.values()
-        if piece.view[-1:] == (FEATURES,)
-        and piece.entries.shape == (1,) * len(piece.view) + reader.entries.shape[-1:]
+        if is_float(element_type(piece.value))
+        and piece.entries.size == reader.entries.shape[-1]
         and sorted(_axes(reader, piece.view)) == sorted(axes)
         and _is_plain(piece, reader, root)
     ]
     element = element_type(reader.result)
 
-    def rank(piece: Piece) -> tuple[bool, bool]:
-        return element_type(piece.value) != element, not reader.same_axes(piece.view, reader.view)
+    def rank(piece: Piece) -> tuple[bool, ...]:
+        apart = [i for i, dim in enumerate(piece.view) if dim is FEATURES] != [len(piece.view) - 1]
+        return element_type(piece.value) != element, apart, not reader.same_axes(piece.view, reader.view)
 
     return sorted(found, key=rank)
 
@@ -226,7 +229,9 @@ def _transposed_sines(rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]) ->
 def _tables(
     reader: Reader, cos: list[Coefficient], sin: list[Coefficient], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Piece, Piece] | None:
-    """The smallest two values alike whose columns are `cos` and `sin`, one a pair or one a feature."""
+    """The smallest two values alike whose columns are `cos` and `sin`, one a pair or one a feature; or one complex
+    value that holds both.
+    """
     options = [(cos, sin)]
     if all(table[a] == table[b] for table in (cos, sin) for a, b in pairs):
         options.insert(0, ([cos[a] for a, _ in pairs], [sin[a] for a, _ in pairs]))
@@ -235,28 +240,29 @@ def _tables(
         for wanted_cos, wanted_sin in options
         for c in _holders(reader, wanted_cos)
         for s in _holders(reader, wanted_sin)
-        if shape(c.value) == shape(s.value)
-        and element_type(c.value) == element_type(s.value)
-        and reader.same_axes(c.view, s.view)
+        if c.value.type == s.value.type and reader.same_axes(c.view, s.view)
     ]
+    if not found:
+        both = [[column for pair in zip(*option, strict=True) for column in pair] for option in options]
+        found = [(piece, piece) for wanted in both for piece in _holders(reader, wanted, is_complex=True)]
     return min(found, key=lambda tables: _size(tables[0].value), default=None)
 
 
-def _holders(reader: Reader, wanted: list[Coefficient]) -> list[Piece]:
+def _holders(reader: Reader, wanted: list[Coefficient], is_complex: bool = False) -> list[Piece]:
     """Values whose columns are `wanted`, along their last dimension, and that have no axis that x has not."""
     return [
         piece
         for piece in reader.pieces.values()
-        if piece.entries.size == len(wanted)
-        and piece.entries.ndim == 1 + len(piece.view)
-        and piece.view[-1:] == (FEATURES,)
+        if piece.view[-1:] == (FEATURES,)
+        and piece.entries.size == len(wanted) == shape(piece.value)[-1] * (2 if is_complex else 1)
+        and isinstance(element_type(piece.value), ir.ComplexType) == is_complex
         and [(second, factor) if first == ONE else None for factor, first, second in piece.entries.ravel().tolist()]
         == wanted
     ]
 
 
 def _plain_sines(sin: Piece) -> bool:
-    return bool((sin.entries["factor"] == 1).all())
+    return bool((sin.entries["factor"] > 0).all())
 
 
 def _why_no_tables(rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]) -> str:

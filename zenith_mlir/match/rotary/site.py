@@ -25,6 +25,7 @@ from zenith_mlir.match.constants import evaluate
 from zenith_mlir.match.rotary.reader import Reader, Unreadable, peeled
 from zenith_mlir.match.rotary.rotation import NoRotation, Rotation, find_rotations
 from zenith_mlir.match.rotary.signs import is_signs
+from zenith_mlir.match.rotary.standins import Made, StandIn, emit
 from zenith_mlir.match.rotary.views import FEATURES, View
 
 ANCHORS = ("stablehlo.concatenate", "stablehlo.add", "stablehlo.subtract", "stablehlo.scatter")
@@ -36,10 +37,17 @@ class Site:
     """What is replaced by one composite: `ops` in program order, the last of which computes `result`."""
 
     spec: RotarySpec
-    operands: list[ir.Value]
+    x: StandIn
+    tables: StandIn | tuple[ir.Value, ir.Value]
     ops: list[ir.Operation]
     result: ir.Value
     transposed: bool
+
+    def prepare(self, made: Made) -> tuple[list[ir.Value], list[ir.Operation]]:
+        """The operands of the composite and all its operations, made where they are missing."""
+        operands, ops = emit(self.x, self.ops, made)
+        tables, ops = emit(self.tables, ops, made) if isinstance(self.tables, StandIn) else (list(self.tables), ops)
+        return [*operands, *tables], ops
 
 
 def match_rotary(anchor: ir.Operation) -> list[Site]:
@@ -81,8 +89,17 @@ def _sites(reader: Reader) -> list[Site]:
     for rotation in rotations:
         ops = _region(reader, rotation)
         if ops is not None:
-            operands = [rotation.x.value, rotation.cos.value, rotation.sin.value]
-            sites.append(Site(_spec(reader, rotation), operands, ops, reader.result, rotation.transposed))
+            tables = (rotation.cos.value, rotation.sin.value)
+            sites.append(
+                Site(
+                    spec=_spec(reader, rotation),
+                    x=StandIn(rotation.x.value, _features(rotation.x.view)),
+                    tables=StandIn(tables[0], ()) if tables[0] == tables[1] else tables,
+                    ops=ops,
+                    result=reader.result,
+                    transposed=rotation.transposed,
+                )
+            )
     if rotations and not sites:
         raise NoRotation("halves and tables are taken from values of different types or layouts, so there is no one x")
     return sites
@@ -184,10 +201,14 @@ def _region(reader: Reader, rotation: Rotation) -> list[ir.Operation] | None:
         return None
 
 
+def _features(view: View) -> tuple[int, ...]:
+    return tuple(i for i, dim in enumerate(view) if dim is FEATURES)
+
+
 def _spec(reader: Reader, rotation: Rotation) -> RotarySpec:
     names = _names(reader, rotation)
     size = {name: reader.space.size(axis) for axis, name in names.items()}
-    features, columns = shape(rotation.x.value)[-1], shape(rotation.cos.value)[-1]
+    features, columns = reader.entries.shape[-1], shape(rotation.cos.value)[-1]
     x, out = (_layout(reader, view, names, "d") for view in (rotation.x.view, reader.view))
     if rotation.transposed:
         x, out = out, x
@@ -202,7 +223,7 @@ def _spec(reader: Reader, rotation: Rotation) -> RotarySpec:
 
 
 def _layout(reader: Reader, view: View, names: dict[Axis, str], last: str) -> Layout:
-    dims = [() if dim is FEATURES else tuple(names[axis] for axis in dim) for dim in reader.resolved(view)[:-1]]
+    dims = [tuple(names[axis] for axis in dim) for dim in reader.resolved(view) if dim is not FEATURES]
     return Layout((*dims, (last,)))
 
 
