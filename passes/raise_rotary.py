@@ -72,8 +72,8 @@ def _raise(module: Module, site: Site, made: Made, ctx: PassContext) -> None:
     name = rotary_vjp.NAME if site.transposed else NAME
     with site.ops[-1].location:
         attributes = site.spec.to_attributes()
-    operands, ops = site.prepare(made)
-    composite = outline_composite(module.operation, name, ops, operands, [site.result], attributes)
+    operands, ops, result = site.prepare(made)
+    composite = outline_composite(module.operation, name, ops, operands, [result], attributes)
     ctx.count("gradients of rotations raised" if site.transposed else "rotations raised")
     ctx.passed(
         composite,

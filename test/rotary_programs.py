@@ -236,7 +236,7 @@ def mapped(x: Any, angles: Any) -> Any:
 
 def merged_pairs(x: Any, angles: Any) -> Any:
     """Heads and neighbours are taken apart at once."""
-    return pairs(x.reshape(B, T, H, D), angles)
+    return pairs(x.reshape(B, T, H, D), angles).reshape(x.shape)
 
 
 def features_first(x: Any, angles: Any) -> Any:

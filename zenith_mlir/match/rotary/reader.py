@@ -42,7 +42,8 @@ class Piece:
 
 
 class Reader:
-    def __init__(self, result: ir.Value) -> None:
+    def __init__(self, result: ir.Value, rows: int = 1) -> None:
+        """The features of `result` are its last `rows` dimensions."""
         self.result = result
         self.space = AxisSpace()
         self.pieces: dict[ir.Value, Piece] = {}
@@ -53,8 +54,13 @@ class Reader:
         self._next = algebra.ONE + 1
         op = defining_op(result)
         self._block = None if op is None else op.block
-        self.view: View = (*self.space.fresh_view(shape(result)[:-1]), FEATURES)
+        self.view: View = (*self.space.fresh_view(shape(result)[:-rows]), *[FEATURES] * rows)
         self.entries = self.sum(result, self.view)
+
+    @property
+    def features(self) -> int:
+        """How many features the result has."""
+        return self.entries.size // len(self.entries)
 
     def root_of(self, column: int) -> int:
         """The number of the root that `column` is a feature of; -1 for ONE."""

@@ -22,7 +22,7 @@ from zenith_mlir.ir.facts import element_type, is_float, shape
 from zenith_mlir.match.axes import Axis
 from zenith_mlir.match.rotary.entries import ONE, terms_of
 from zenith_mlir.match.rotary.reader import Piece, Reader
-from zenith_mlir.match.rotary.views import FEATURES, View
+from zenith_mlir.match.rotary.views import FEATURES, View, features_of
 
 # A column of a table and the number that it is multiplied by.
 Coefficient = tuple[int, float]
@@ -114,14 +114,14 @@ def _sources(reader: Reader, root: int) -> list[Piece]:
         piece
         for piece in reader.pieces.values()
         if is_float(element_type(piece.value))
-        and piece.entries.size == reader.entries.shape[-1]
+        and piece.entries.size == reader.features
         and sorted(_axes(reader, piece.view)) == sorted(axes)
         and _is_plain(piece, reader, root)
     ]
     element = element_type(reader.result)
 
     def rank(piece: Piece) -> tuple[bool, ...]:
-        apart = [i for i, dim in enumerate(piece.view) if dim is FEATURES] != [len(piece.view) - 1]
+        apart = features_of(piece.view) != (len(piece.view) - 1,)
         return element_type(piece.value) != element, apart, not reader.same_axes(piece.view, reader.view)
 
     return sorted(found, key=rank)

@@ -25,8 +25,8 @@ from zenith_mlir.match.constants import evaluate
 from zenith_mlir.match.rotary.reader import Reader, Unreadable, peeled
 from zenith_mlir.match.rotary.rotation import NoRotation, Rotation, find_rotations
 from zenith_mlir.match.rotary.signs import is_signs
-from zenith_mlir.match.rotary.standins import Made, StandIn, emit
-from zenith_mlir.match.rotary.views import FEATURES, View
+from zenith_mlir.match.rotary.standins import Made, StandIn, emit, join
+from zenith_mlir.match.rotary.views import FEATURES, View, features_of
 
 ANCHORS = ("stablehlo.concatenate", "stablehlo.add", "stablehlo.subtract", "stablehlo.scatter")
 _MAX_FEATURES = 4096
@@ -41,13 +41,15 @@ class Site:
     tables: StandIn | tuple[ir.Value, ir.Value]
     ops: list[ir.Operation]
     result: ir.Value
+    rows: int
     transposed: bool
 
-    def prepare(self, made: Made) -> tuple[list[ir.Value], list[ir.Operation]]:
-        """The operands of the composite and all its operations, made where they are missing."""
+    def prepare(self, made: Made) -> tuple[list[ir.Value], list[ir.Operation], ir.Value]:
+        """The operands of the composite, all its operations and its result, made where they are missing."""
         operands, ops = emit(self.x, self.ops, made)
         tables, ops = emit(self.tables, ops, made) if isinstance(self.tables, StandIn) else (list(self.tables), ops)
-        return [*operands, *tables], ops
+        joined = join(self.result, self.rows)
+        return [*operands, *tables], [*ops, *joined], joined[0].results[0] if joined else self.result
 
 
 def match_rotary(anchor: ir.Operation) -> list[Site]:
@@ -58,9 +60,9 @@ def match_rotary(anchor: ir.Operation) -> list[Site]:
     if not _may_join(anchor):
         return []
     failure: NoRotation | None = None
-    for result in reversed(list(_results(anchor))):
+    for result, rows in _results(anchor):
         try:
-            sites = _match(result)
+            sites = _match(result, rows)
         except NoRotation as miss:
             failure = miss
             continue
@@ -71,9 +73,9 @@ def match_rotary(anchor: ir.Operation) -> list[Site]:
     return []
 
 
-def _match(result: ir.Value) -> list[Site]:
+def _match(result: ir.Value, rows: int) -> list[Site]:
     try:
-        reader = Reader(result)
+        reader = Reader(result, rows)
     except Unreadable:
         return []
     try:
@@ -93,10 +95,11 @@ def _sites(reader: Reader) -> list[Site]:
             sites.append(
                 Site(
                     spec=_spec(reader, rotation),
-                    x=StandIn(rotation.x.value, _features(rotation.x.view)),
+                    x=StandIn(rotation.x.value, features_of(rotation.x.view)),
                     tables=StandIn(tables[0], ()) if tables[0] == tables[1] else tables,
                     ops=ops,
                     result=reader.result,
+                    rows=len(features_of(reader.view)),
                     transposed=rotation.transposed,
                 )
             )
@@ -160,7 +163,17 @@ def _is_moving(op: ir.Operation) -> bool:
 _MOVING = frozenset(f"stablehlo.{name}" for name in ("concatenate", "slice", "reverse", "gather", "scatter", "select"))
 
 
-def _results(anchor: ir.Operation) -> Iterator[ir.Value]:
+def _results(anchor: ir.Operation) -> list[tuple[ir.Value, int]]:
+    """Where a rotation that `anchor` brings together may end, and in how many dimensions its features are; best first:
+    the last dimension, but pairs only together with the dimension that counts them.
+    """
+    values = list(reversed(list(_followers(anchor))))
+    rows = [(value, 1) for value in values if shape(value)[-1] > 2]
+    pairs = [(value, 2) for value in values if len(shape(value)) > 1 and 2 in shape(value)[-2:]]
+    return [*rows, *pairs, *((value, 1) for value in values if shape(value)[-1] == 2)]
+
+
+def _followers(anchor: ir.Operation) -> Iterator[ir.Value]:
     """What `anchor` computes, and what a reshape that puts the pairs in one row and a rounding make of it."""
     value: ir.Value = anchor.results[0]
     yield value
@@ -201,14 +214,10 @@ def _region(reader: Reader, rotation: Rotation) -> list[ir.Operation] | None:
         return None
 
 
-def _features(view: View) -> tuple[int, ...]:
-    return tuple(i for i, dim in enumerate(view) if dim is FEATURES)
-
-
 def _spec(reader: Reader, rotation: Rotation) -> RotarySpec:
     names = _names(reader, rotation)
     size = {name: reader.space.size(axis) for axis, name in names.items()}
-    features, columns = reader.entries.shape[-1], shape(rotation.cos.value)[-1]
+    features, columns = reader.features, shape(rotation.cos.value)[-1]
     x, out = (_layout(reader, view, names, "d") for view in (rotation.x.view, reader.view))
     if rotation.transposed:
         x, out = out, x

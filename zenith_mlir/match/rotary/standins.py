@@ -63,6 +63,19 @@ def emit(stand_in: StandIn, ops: Sequence[ir.Operation], made: Made) -> tuple[li
     return operands, [*_making(again, operands), *ops]
 
 
+def join(result: ir.Value, rows: int) -> list[ir.Operation]:
+    """The operation that puts the last `rows` dimensions of `result` in one; users read what is made of that again."""
+    if rows == 1:
+        return []
+    dims = list(shape(result))
+    flat_dims = [*dims[:-rows], prod(dims[-rows:])]
+    with _after(result), producer(result).location:
+        flat = build.reshape(result, build.tensor(flat_dims, element_type(result)))
+        again = build.reshape(flat, build.tensor(dims, element_type(result)))
+    result.replace_all_uses_except(again, producer(flat))
+    return [producer(flat)]
+
+
 def _again(stand_in: StandIn, operands: Sequence[ir.Value]) -> ir.Value:
     if stand_in.is_complex:
         return _complex(stand_in.value, *operands)

@@ -24,6 +24,11 @@ Read = Callable[[ir.Value, View], Entries]
 Combine = Callable[["Reader", ir.Operation, View, Read], Entries | None]
 
 
+def features_of(view: View) -> tuple[int, ...]:
+    """The dimensions that run over features."""
+    return tuple(i for i, dim in enumerate(view) if dim is FEATURES)
+
+
 def extents(value: ir.Value, view: View) -> list[int]:
     """The dimensions of the entries of `value`: one where it runs over other axes. A complex number is two features."""
     dims = [size if dim is FEATURES else 1 for dim, size in zip(view, shape(value), strict=True)]
