@@ -15,6 +15,7 @@ from zenith_mlir.ir.outline import erase_if_unused
 from zenith_mlir.match.batchnorm import PRODUCTS, Step, Tail, independent, match_tail
 from zenith_mlir.match.channels import channel_vector
 from zenith_mlir.module import Module
+from zenith_mlir.passes.simplify import Simplify
 from zenith_mlir.registry import Pass, register
 
 
@@ -33,15 +34,19 @@ class FoldBatchnorm(Pass):
     def run(self, module: Module, ctx: PassContext) -> None:
         if ctx.numerics == "exact":
             return
+        folded = 0
         for product in walk_program(module.operation, *PRODUCTS):
             tail = match_tail(product)
             if tail is None:
                 continue
             if tail.shared is None:
                 _fold(tail, ctx)
+                folded += 1
             elif product.name == "stablehlo.convolution" and independent(tail.steps, product):
                 reason = "something else uses what is computed before the channels are scaled and shifted"
                 ctx.missed(tail.shared, product.name, reason)
+        if folded:
+            Simplify().run(module, ctx)
 
 
 def _fold(tail: Tail, ctx: PassContext) -> None:
@@ -90,7 +95,7 @@ def _affine(tail: Tail) -> _Affine:
     types = [element_type(value) for step in tail.steps for value in (*step.op.operands, *step.op.results)]
     element = max([*types, ir.F32Type.get()], key=float_width)
     type_ = build.tensor([shape(tail.product.results[0])[tail.dim]], element)
-    affine = _Affine(build.splat_constant(type_, 1), build.splat_constant(type_, 0))
+    affine = _Affine(build.splat_constant(type_, 1), build.splat_constant(type_, -0.0))
     for step in tail.steps:
         apply = _APPLY.get(step.op.name)
         if apply is not None:

@@ -8,9 +8,9 @@ value or a table. Above products there are sums, too.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
-import numpy as np
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, has_static_shape, shape
@@ -64,7 +64,7 @@ class Reader:
 
     def root_of(self, column: int) -> int:
         """The number of the root that `column` is a feature of; -1 for ONE."""
-        return int(np.searchsorted(self._starts, column, side="right")) - 1
+        return bisect_right(self._starts, column) - 1
 
     def sum(self, value: ir.Value, view: View) -> Entries:
         """A sum of products."""

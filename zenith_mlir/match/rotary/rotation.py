@@ -90,9 +90,10 @@ def _rotated_roots(reader: Reader, terms: Sequence[Terms]) -> list[int]:
         return []
     found = []
     for root in sorted(range(len(reader.roots)), key=lambda i: _size(reader.roots[i]), reverse=True):
+        if not all(root in map(reader.root_of, term) for row in terms for term in row):
+            continue
         pairs = Counter(frozenset(_columns_of(reader, root, row)) for row in products)
-        every = all(root in map(reader.root_of, term) for row in terms for term in row)
-        if every and all(len(pair) == 2 and count == 2 for pair, count in pairs.items()):
+        if all(len(pair) == 2 and count == 2 for pair, count in pairs.items()):
             found.append(root)
     return found
 
