@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rotary_programs import NEAR_MISSES, RAISED, UNRELATED, Program, array
+from rotary_programs import ANGLES, NEAR_MISSES, RAISED, UNRELATED, Program, X, array
 
 import zenith_mlir as zenith
 from zenith_mlir.certify.composites import isolated_composites
@@ -89,3 +89,36 @@ def test_near_misses_give_one_remark(program: Program, reason: str) -> None:
 def test_other_programs_are_left_alone_in_silence(program: Program) -> None:
     module = raised(program.function, *program.arguments)
     assert module.remarks == [] and "zenith" not in module.text()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_whatever_is_raised_of_perturbed_rotations_is_what_it_says(seed: int) -> None:
+    """Signs, tables, halves and their order at random: most are no rotation, and what is raised has true attributes."""
+    rng = np.random.default_rng(seed)
+    perturbed = seed % 4 > 0
+
+    def pick(right: Any, *wrong: Any) -> Any:
+        options = [right, *wrong]
+        return options[rng.integers(len(options))] if perturbed and rng.random() < 0.3 else right
+
+    signs = [pick(1, -1), pick(-1, 1), pick(1, -1), pick(1, -1)]
+    tables = [pick(i, 0, 1, 2) for i in (0, 1, 0, 1)]
+    pieces = [pick(i, 0, 1) for i in (0, 1, 1, 0)]
+    axis, exchanged, interleaved = int(rng.choice([-1, -1, -2])), pick(False, True), bool(rng.random() < 0.5)
+
+    def function(x: Any, angles: Any) -> Any:
+        table = [f(angles)[:, None, :] for f in (jnp.cos, jnp.sin, jnp.tanh)]
+        halves = [x[..., ::2], x[..., 1::2]] if interleaved else jnp.split(x, 2, axis=-1)
+        terms = [s * halves[p] * table[t] for s, t, p in zip(signs, tables, pieces, strict=True)]
+        out = [terms[0] + terms[1], terms[2] + terms[3]]
+        out = out[::-1] if exchanged else out
+        if interleaved:
+            return jnp.stack(out, axis=axis).reshape(x.shape)
+        return jnp.concatenate(out, axis=-1)
+
+    module = raised(function, X, ANGLES)
+    right = (signs, tables, pieces, exchanged) == ([1, -1, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0], False)
+    if right and (axis == -1 or not interleaved):
+        assert [r.kind for r in module.remarks] == ["passed"]
+    assert len(module.remarks) <= 1
+    check_attributes(module)
