@@ -10,8 +10,9 @@ from zenith_mlir.context import PassContext
 from zenith_mlir.dialects import rotary_vjp
 from zenith_mlir.dialects.rotary import NAME
 from zenith_mlir.ir.composites import walk_program
-from zenith_mlir.ir.facts import producer
+from zenith_mlir.ir.facts import enclosing, producer
 from zenith_mlir.ir.outline import outline_composite
+from zenith_mlir.match.attention.repeated import behind_barrier, repetitions
 from zenith_mlir.match.rotary import ANCHORS, BACKWARDS, Made, NoRotation, Site, match_rotary
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
@@ -33,13 +34,17 @@ class RaiseRotary(Pass):
         found, missed = _matches(module)
         forward = {_size(ways[0]) for ways in found if not ways[0].transposed}
         made: Made = {}
+        raised: list[tuple[ir.Operation, Site]] = []
         for ways in found:
             # A rotation backwards is a gradient where the program rotates forwards, too.
             site = next((way for way in ways if not way.transposed or _size(way) in forward), None)
             if site is None:
                 ctx.missed(producer(ways[0].result), NAME, BACKWARDS)
             else:
-                _raise(module, site, made, ctx)
+                raised.append((_raise(module, site, made), site))
+        again = _repeated(raised)
+        for composite, site in reversed(raised):
+            _report(ctx, composite, site, repeated=composite in again)
         for op, miss in missed:
             ctx.missed(op, NAME, str(miss))
 
@@ -68,16 +73,40 @@ def _size(site: Site) -> tuple[int, str]:
     return site.spec.rotated, site.spec.pairing
 
 
-def _raise(module: Module, site: Site, made: Made, ctx: PassContext) -> None:
-    name = rotary_vjp.NAME if site.transposed else NAME
+def _raise(module: Module, site: Site, made: Made) -> ir.Operation:
     with site.ops[-1].location:
         attributes = site.spec.to_attributes()
     operands, ops, result = site.prepare(made)
-    composite = outline_composite(module.operation, name, ops, operands, [result], attributes)
+    return outline_composite(module.operation, _name(site), ops, operands, [result], attributes)
+
+
+def _name(site: Site) -> str:
+    return rotary_vjp.NAME if site.transposed else NAME
+
+
+def _repeated(raised: list[tuple[ir.Operation, Site]]) -> set[ir.Operation]:
+    """The rotations that are computed a second time, where their gradient is."""
+    backward = [composite.block for composite, site in raised if site.transposed]
+
+    def has_gradient(op: ir.Operation) -> bool:
+        return op.block in backward and (enclosing(op, "stablehlo.while") is not None or behind_barrier(op))
+
+    # One of the two may read its tables spread out further than the other.
+    says = {op: f"{site.spec.x} {site.spec.table.axes} {site.spec.rotated} {op.results[0].type}" for op, site in raised}
+    forward = [(op, has_gradient(op)) for op, site in reversed(raised) if not site.transposed]
+    return repetitions(forward, says.__getitem__)
+
+
+def _report(ctx: PassContext, composite: ir.Operation, site: Site, repeated: bool) -> None:
+    """One remark a site; computing it again for the gradient does not make it two."""
+    if repeated:
+        ctx.count("rotations repeated for a gradient")
+        ctx.analysis(composite, NAME, "computed a second time, for the gradient, as jax.checkpoint asks")
+        return
     ctx.count("gradients of rotations raised" if site.transposed else "rotations raised")
     ctx.passed(
         composite,
-        name,
+        _name(site),
         layout=str(site.spec.x),
         table=str(site.spec.table),
         rotated=site.spec.rotated,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rotary_programs import ANGLES, NEAR_MISSES, RAISED, UNRELATED, Program, X, array
+from rotary_programs import ANGLES, NEAR_MISSES, RAISED, UNRELATED, Program, X, array, halves
 
 import zenith_mlir as zenith
 from zenith_mlir.certify.composites import isolated_composites
@@ -77,6 +77,26 @@ def test_gradients_are_raised_with_their_forwards_and_attributes_are_true(progra
     assert found == [("passed", "zenith.rotary"), ("passed", "zenith.rotary_vjp")], [r.text() for r in module.remarks]
     assert {spec.axes["d"] for spec in specs(module)} == {program.features}
     check_attributes(module)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_rotation_repeated_under_checkpoint_is_no_second_site(scan: bool) -> None:
+    def layer(x: Any, w: Any) -> tuple[Any, None]:
+        return x + jnp.tanh(halves(x * w, ANGLES)) ** 2, None
+
+    def loss(weights: Any, x: Any) -> Any:
+        body = jax.checkpoint(layer)
+        if scan:
+            return jax.lax.scan(body, x, weights)[0].sum()
+        for w in weights:
+            x, _ = body(x, w)
+        return x.sum()
+
+    remarks = raised(jax.grad(loss), array(2, 8), X).remarks
+    sites = 1 if scan else 2
+    counts = {op: sum((r.kind, r.op) == ("passed", op) for r in remarks) for op in REFERENCES}
+    assert counts == dict.fromkeys(REFERENCES, sites), [r.text() for r in remarks]
+    assert any(r.kind == "analysis" for r in remarks) and not any(r.kind == "missed" for r in remarks)
 
 
 @pytest.mark.parametrize(("program", "reason"), NEAR_MISSES, ids=name_of)

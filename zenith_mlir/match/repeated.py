@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxlib.mlir import ir
 
@@ -16,7 +16,17 @@ _MAX_STEPS = 2000
 _OWN = ("escapes", "residuals")
 
 
-def repetitions(composites: Sequence[tuple[ir.Operation, bool]]) -> set[ir.Operation]:
+def what_it_says(composite: ir.Operation) -> str:
+    """The name and attributes of `composite`, and the types of its operands."""
+    attributes = composite_attributes(composite)
+    named = [attributes[i] for i in range(len(attributes))]
+    facts = [f"{item.name}={item.attr}" for item in named if item.name not in _OWN]
+    return "; ".join([composite_name(composite), *facts, *(str(value.type) for value in composite.operands)])
+
+
+def repetitions(
+    composites: Sequence[tuple[ir.Operation, bool]], says: Callable[[ir.Operation], str] = what_it_says
+) -> set[ir.Operation]:
     """Those of `composites`, given with whether they have a gradient beside them, that repeat an earlier one without.
 
     A repetition says the same of operands of the same types, and stands behind an optimization_barrier or in a loop
@@ -25,7 +35,7 @@ def repetitions(composites: Sequence[tuple[ir.Operation, bool]]) -> set[ir.Opera
     waiting: dict[str, list[ir.Operation]] = {}
     found = set()
     for composite, has_gradient in composites:
-        key = _what_it_says(composite)
+        key = says(composite)
         if not has_gradient:
             waiting.setdefault(key, []).append(composite)
             continue
@@ -36,16 +46,9 @@ def repetitions(composites: Sequence[tuple[ir.Operation, bool]]) -> set[ir.Opera
     return found
 
 
-def _what_it_says(composite: ir.Operation) -> str:
-    attributes = composite_attributes(composite)
-    named = [attributes[i] for i in range(len(attributes))]
-    facts = [f"{item.name}={item.attr}" for item in named if item.name not in _OWN]
-    return "; ".join([composite_name(composite), *facts, *(str(value.type) for value in composite.operands)])
-
-
 def _repeats(composite: ir.Operation, first: ir.Operation) -> bool:
     if composite.block == first.block:
-        return _behind_barrier(composite)
+        return behind_barrier(composite)
     here, there = (enclosing(op, "stablehlo.while") for op in (composite, first))
     return here is not None and there is not None and here != there and _reads_rows(here, there)
 
@@ -57,7 +60,8 @@ def _reads_rows(loop: ir.Operation, earlier: ir.Operation) -> bool:
     return any(op.operands[0] in stacks for op in walk_named(loop, "stablehlo.dynamic_slice"))
 
 
-def _behind_barrier(composite: ir.Operation) -> bool:
+def behind_barrier(composite: ir.Operation) -> bool:
+    """Whether an operand of `composite` comes through an optimization_barrier of its block."""
     frontier = deque(composite.operands)
     seen: set[ir.Operation] = set()
     while frontier and len(seen) < _MAX_STEPS:
