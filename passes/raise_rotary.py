@@ -12,7 +12,7 @@ from zenith_mlir.dialects.rotary import NAME
 from zenith_mlir.ir.composites import walk_program
 from zenith_mlir.ir.facts import enclosing, producer
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.attention.repeated import behind_barrier, repetitions
+from zenith_mlir.match.repeated import behind_barrier, repetitions
 from zenith_mlir.match.rotary import ANCHORS, BACKWARDS, Made, NoRotation, Site, match_rotary
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register

@@ -159,6 +159,13 @@ def written_halves(x: Any, angles: Any) -> Any:
     return x.at[..., : D // 2].set(a * cos - b * sin).at[..., D // 2 :].set(b * cos + a * sin)
 
 
+def updated_slices(x: Any, angles: Any) -> Any:
+    cos, sin = tables(angles)
+    a, b = x[..., : D // 2], x[..., D // 2 :]
+    out = jax.lax.dynamic_update_slice(x, a * cos - b * sin, (0, 0, 0, 0))
+    return jax.lax.dynamic_update_slice(out, b * cos + a * sin, (0, 0, 0, D // 2))
+
+
 def multiplied_matrices(x: Any, angles: Any) -> Any:
     """Each pair is multiplied by the columns of a matrix."""
     cos, sin = tables(angles)
@@ -277,6 +284,7 @@ RAISED = [
     Program("taken", taken, (X, ANGLES)),
     Program("written", written, (X, ANGLES), "interleaved"),
     Program("written halves", written_halves, (X, ANGLES)),
+    Program("updated slices", updated_slices, (X, ANGLES)),
     Program("multiplied matrices", multiplied_matrices, (X, ANGLES), "interleaved"),
     Program("partial", partial(halves), (X, ANGLES), rotated=4),
     Program("partial, full tables", partial(full_tables), (X, ANGLES), rotated=4),

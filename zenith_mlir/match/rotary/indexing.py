@@ -4,6 +4,7 @@ a constant condition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from zenith_mlir.ir.facts import int_list, shape
 from zenith_mlir.match.constants import evaluate
 from zenith_mlir.match.rotary import entries as algebra
 from zenith_mlir.match.rotary.entries import Entries
-from zenith_mlir.match.rotary.views import FEATURES, Combine, Read, View
+from zenith_mlir.match.rotary.views import FEATURES, Combine, Read, View, along
 
 if TYPE_CHECKING:
     from zenith_mlir.match.rotary.reader import Reader
@@ -69,6 +70,37 @@ def _scatter(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entrie
     return out
 
 
+def _update_slice(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
+    """One value written over a part of another, at a constant place."""
+    ranges = _window(view, list(op.operands)[2:], shape(op.operands[1]), shape(op.operands[0]))
+    if ranges is None:
+        return None
+    before, update = read(op.operands[0], view), read(op.operands[1], view)
+    terms = max(len(before), len(update))
+    out = algebra.padded(before, terms)
+    out[along(view, ranges)] = algebra.padded(update, terms)
+    return out
+
+
+def _dynamic_slice(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
+    """A part of a value, at a constant place."""
+    ranges = _window(view, list(op.operands)[1:], shape(op.results[0]), shape(op.operands[0]))
+    return None if ranges is None else read(op.operands[0], view)[along(view, ranges)]
+
+
+def _window(view: View, starts: list[ir.Value], part: Sequence[int], whole: Sequence[int]) -> list[slice] | None:
+    """Where the part lies: along features at a constant place, along all other axes everywhere."""
+    out = []
+    for dim, value, size, outer in zip(view, starts, part, whole, strict=True):
+        start = evaluate(value) if size != outer else np.zeros(())
+        if start is None or (dim is not FEATURES and size != outer):
+            return None
+        # A start too far back is moved so that the part fits.
+        first = min(max(int(start), 0), outer - size)
+        out.append(slice(first, first + size))
+    return out
+
+
 def _indices(
     op: ir.Operation,
     mapped: list[int],
@@ -116,4 +148,6 @@ INDEXING: dict[str, Combine] = {
     "stablehlo.gather": _gather,
     "stablehlo.scatter": _scatter,
     "stablehlo.select": _select,
+    "stablehlo.dynamic_slice": _dynamic_slice,
+    "stablehlo.dynamic_update_slice": _update_slice,
 }

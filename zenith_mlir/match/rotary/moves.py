@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from zenith_mlir.match.rotary.reader import Reader
 
 _MAX_UNITS = 8
+# Slices of longer rows are taken for themselves.
+_MAX_FEATURES = 1 << 12
 
 
 def _move(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
@@ -66,6 +69,8 @@ def _slice(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries 
     if any(dim is not FEATURES and before != after for dim, before, after in whole):
         # A unit dimension cut out of a larger one is a feature, too: x[..., 0] of pairs.
         return _slice_of_units(op, view, ranges, read)
+    if prod(extents(op.operands[0], view)) > _MAX_FEATURES:
+        return None
     return read(op.operands[0], view)[along(view, ranges)]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from math import prod
 
 from jaxlib.mlir import ir
 
@@ -121,12 +122,12 @@ class Reader:
         if not has_static_shape(value):
             raise Unreadable
         dims = extents(value, view)
+        if self._next + prod(dims) > _MAX_COLUMNS:
+            raise Unreadable
         self._starts.append(self._next)
         self.roots.append(value)
         out = algebra.columns(self._next, dims)
         self._next += out.size
-        if self._next > _MAX_COLUMNS:
-            raise Unreadable
         return out
 
     def operand_view(self, op: ir.Operation, view: View) -> View | None:

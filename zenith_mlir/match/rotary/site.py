@@ -28,7 +28,8 @@ from zenith_mlir.match.rotary.signs import is_signs
 from zenith_mlir.match.rotary.standins import Made, StandIn, emit, join
 from zenith_mlir.match.rotary.views import FEATURES, View, features_of
 
-ANCHORS = ("stablehlo.concatenate", "stablehlo.add", "stablehlo.subtract", "stablehlo.scatter")
+_WRITES = ("stablehlo.concatenate", "stablehlo.scatter", "stablehlo.dynamic_update_slice")
+ANCHORS = (*_WRITES, "stablehlo.add", "stablehlo.subtract")
 _MAX_FEATURES = 4096
 
 
@@ -115,7 +116,7 @@ def _may_join(op: ir.Operation) -> bool:
         return False
     if not 1 < shape(result)[-1] <= _MAX_FEATURES:
         return False
-    if op.name in ("stablehlo.concatenate", "stablehlo.scatter"):
+    if op.name in _WRITES:
         return any(_is_sum(operand) for operand in op.operands)
     if any(_is_padded(operand) for operand in op.operands):
         return True
@@ -130,7 +131,7 @@ def _may_join(op: ir.Operation) -> bool:
 
 def _is_sum(value: ir.Value, depth: int = 2) -> bool:
     op = peeled(value)
-    if op is not None and op.name in ("stablehlo.concatenate", "stablehlo.scatter"):
+    if op is not None and op.name in _WRITES:
         return depth > 0 and any(_is_sum(operand, depth - 1) for operand in op.operands)
     return op is not None and op.name in ("stablehlo.add", "stablehlo.subtract", "stablehlo.real", "stablehlo.imag")
 
@@ -160,7 +161,9 @@ def _is_moving(op: ir.Operation) -> bool:
     return op.name in _MOVING
 
 
-_MOVING = frozenset(f"stablehlo.{name}" for name in ("concatenate", "slice", "reverse", "gather", "scatter", "select"))
+_MOVING = frozenset(
+    f"stablehlo.{name}" for name in ("concatenate", "slice", "reverse", "gather", "scatter", "select", "dynamic_slice")
+)
 
 
 def _results(anchor: ir.Operation) -> list[tuple[ir.Value, int]]:
