@@ -255,6 +255,11 @@ def complex_table(x: Any, table: Any) -> Any:
     return jnp.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
 
 
+def complex_arithmetic(x: Any, angles: Any) -> Any:
+    turned = (x[..., ::2] + 1j * x[..., 1::2]) * jnp.exp(1j * angles)[:, None]
+    return jnp.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
+
+
 def negated(x: Any, angles: Any) -> Any:
     cos, sin = tables(angles)
     a, b = jnp.split(x, 2, axis=-1)
@@ -305,6 +310,7 @@ RAISED = [
     Program("merged pairs", merged_pairs, (X.reshape(B, T, H * D), ANGLES), "interleaved"),
     Program("features first", features_first, (X.transpose(3, 0, 1, 2), ANGLES)),
     Program("complex table", complex_table, (X, jnp.exp(1j * ANGLES)), "interleaved"),
+    Program("complex arithmetic", complex_arithmetic, (X, ANGLES), "interleaved"),
     Program("negated", negated, (X, ANGLES)),
     Program("in scan", in_scan, (X, ANGLES)),
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.dots import DotDims
-from zenith_mlir.ir.facts import defined_by, int_list, is_float_convert, shape, splat
+from zenith_mlir.ir.facts import defined_by, element_type, int_list, is_float, is_float_convert, shape, splat
 from zenith_mlir.match.rotary import entries as algebra
 from zenith_mlir.match.rotary.entries import Entries
 from zenith_mlir.match.rotary.signs import is_signs, signs
@@ -53,7 +53,17 @@ def _broadcast(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entr
 
 
 def _convert(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
-    return read(op.operands[0], view) if is_float_convert(op) else None
+    if is_float_convert(op):
+        return read(op.operands[0], view)
+    return _as_complex(reader, op, view, read)
+
+
+def _as_complex(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
+    """A real number as a complex one."""
+    if not isinstance(element_type(op.results[0]), ir.ComplexType) or not is_float(element_type(op.operands[0])):
+        return None
+    found = read(op.operands[0], view)
+    return algebra.stacked([found, algebra.numbers(np.zeros(found.shape[1:]))])
 
 
 def _negate(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:

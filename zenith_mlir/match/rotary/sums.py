@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defining_op, element_type, int_list, shape, splat
+from zenith_mlir.ir.facts import defined_by, defining_op, element_type, int_list, producer, shape, splat
 from zenith_mlir.match.rotary import entries as algebra
 from zenith_mlir.match.rotary.entries import Entries
 from zenith_mlir.match.rotary.moves import signed
@@ -20,7 +21,7 @@ _MAX_SUMMED = 8
 
 
 def _product(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
-    moved = signed(reader, op, view, read)
+    moved = _imaginary(reader, op, view, read)
     if moved is not None:
         return moved
     left, right = (reader.piece(operand, view) for operand in op.operands)
@@ -54,6 +55,29 @@ def _part(index: int) -> Combine:
     return lambda reader, op, view, read: read(op.operands[0], view)[..., index]
 
 
+def _imaginary(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
+    """i x, of a complex x: its parts change places."""
+    if not isinstance(element_type(op.results[0]), ir.ComplexType):
+        return signed(reader, op, view, read)
+    left, right = op.operands
+    unit, other = (left, right) if _is_unit(left) else (right, left)
+    if not _is_unit(unit):
+        return None
+    reader.ops.add(producer(unit))
+    found = read(other, view)
+    return algebra.stacked([algebra.negated(found[..., 1]), found[..., 0]])
+
+
+def _is_unit(value: ir.Value) -> bool:
+    """Whether `value` is i, spread out. The bindings cannot read complex attributes: the text says it."""
+    broadcast = defined_by(value, "stablehlo.broadcast_in_dim")
+    op = defined_by(value if broadcast is None else broadcast.operands[0], "stablehlo.constant")
+    return op is not None and shape(op.results[0]) == () and _UNIT.search(str(op)) is not None
+
+
+_UNIT = re.compile(r"dense<\(0\.0+(e\+00)?, ?1\.0+(e\+00)?\)>")
+
+
 def _add_apart(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
     """A sum of values that are zero where the other is not is no sum, but one value in parts."""
     if not all(_is_sparse(operand) for operand in op.operands):
@@ -63,7 +87,9 @@ def _add_apart(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entr
 
 def _is_sparse(value: ir.Value) -> bool:
     op = defining_op(value)
-    return op is not None and op.name in ("stablehlo.pad", "stablehlo.complex", "stablehlo.scatter")
+    if op is None or isinstance(element_type(value), ir.ComplexType):
+        return op is not None
+    return op.name in ("stablehlo.pad", "stablehlo.scatter")
 
 
 def _reduce(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries | None:
@@ -82,6 +108,7 @@ def _reduce(reader: Reader, op: ir.Operation, view: View, read: Read) -> Entries
 
 PARTS: dict[str, Combine] = {
     "stablehlo.add": _add_apart,
+    "stablehlo.multiply": _imaginary,
     "stablehlo.complex": _complex,
     "stablehlo.real": _part(0),
     "stablehlo.imag": _part(1),
