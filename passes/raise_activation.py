@@ -49,10 +49,11 @@ class RaiseActivation(Pass):
             seeds = _seeds(module)
         position = {op: i for i, op in enumerate(seeds)}
         taken: set[int] = set()
+        without: set[ir.Value] = set()
         missed: set[ir.Operation] = set()
         raised: list[tuple[ir.Operation, Site]] = []
         for i, seed in enumerate(seeds):
-            site = None if i in taken else match_site(seed, matmul)
+            site = None if i in taken else match_site(seed, matmul, without)
             if isinstance(site, NearMiss):
                 if site.op not in missed:
                     ctx.missed(site.op, site.name, site.reason)

@@ -24,7 +24,11 @@ SCALES: Array = np.array([0.0, 1.0, 2.0])
 
 # Larger than the error function of float32 written out, far smaller than a model.
 _MAX_OPS = 300
-_MAX_UP = 160
+# From one origin to the next there are few operations: a polynomial. There are few of them, too.
+_MAX_UP = 24
+_MAX_ORIGINS = 16
+# No activation is an exponential of an exponential of an exponential.
+_MAX_DEEP = 2
 # Constants of so few bits are meant as they are.
 _PLAIN_BITS = 3
 
@@ -32,12 +36,12 @@ _PLAIN_BITS = 3
 @dataclass(frozen=True)
 class Sample:
     """A value at the points. `coarse` is how far, relatively, a constant that led to it may be off for lack of bits;
-    `deep` says that an exponential, or a function made of it, led to it.
+    `deep` counts the exponentials, or functions made of them, that it is nested in.
     """
 
     at: Array
     coarse: float = 0.0
-    deep: bool = False
+    deep: int = 0
 
 
 _DEEP = frozenset({
@@ -83,9 +87,11 @@ class Cone:
         numbers = [float(s.at) for s in known if s.at.ndim == 0]
         if len(known) < len(operands) or bounds_far_out(op, numbers):
             return False
+        deep = (op.name in _DEEP) + max(sample.deep for sample in known)
+        if deep > _MAX_DEEP:
+            return False
         with np.errstate(all="ignore"):
             at = np.asarray(function(*(sample.at for sample in known)))
-        deep = op.name in _DEEP or any(sample.deep for sample in known)
         self.samples[result] = Sample(at, max(sample.coarse for sample in known), deep)
         return True
 
@@ -96,7 +102,7 @@ class Cone:
                 yield value, sample
 
 
-def constant(value: ir.Value, depth: int = 8) -> Sample | None:
+def constant(value: ir.Value, depth: int = 4) -> Sample | None:
     """The one number that fills `value`, if only constants lead to it."""
     op = defining_op(value)
     if op is None or depth == 0:
@@ -138,9 +144,12 @@ def _coarseness(number: float) -> float:
 def origins(value: ir.Value, block: ir.Block) -> Iterator[ir.Value]:
     """The tensors of which `value` is a function, element by element, itself first."""
     frontier = {value: defining_op(value)}
-    for _ in range(_MAX_UP):
+    steps, found = 0, 0
+    while steps < _MAX_UP and found < _MAX_ORIGINS:
+        steps += 1
         if len(frontier) == 1:
             (only,) = frontier
+            steps, found = 0, found + 1
             if has_static_shape(only) and is_float(element_type(only)):
                 yield only
         last = _last(frontier, block)
@@ -152,7 +161,7 @@ def origins(value: ir.Value, block: ir.Block) -> Iterator[ir.Value]:
                 if not has_static_shape(operand) or shape(operand) != shape(value):
                     return
                 frontier[operand] = defining_op(operand)
-        if not frontier:
+        if not frontier or sum(op is None or op.block != block for op in frontier.values()) > 1:
             return
 
 

@@ -22,12 +22,10 @@ LARGEST_BOUND = 100.0
 
 def evaluator(op: ir.Operation) -> Callable[..., Array] | None:
     """The function of arrays that `op` computes element by element; None if it is no such operation."""
-    find = _FINDERS.get(op.name)
-    if find is not None:
-        function = find(op)
-    else:
-        function = _FUNCTIONS.get(op.name.split(".", 1)[-1]) if op.name.startswith(("stablehlo.", "chlo.")) else None
-    if function is None or len(op.results) != 1 or any(name in op.attributes for name in MARKS):
+    name = op.name
+    find = _FINDERS.get(name)
+    function = _FUNCTIONS.get(name) if find is None else find(op)
+    if function is None or len(op.results) != 1 or any(mark in op.attributes for mark in MARKS):
         return None
     return function
 
@@ -56,7 +54,7 @@ def _clamp(low: Array, x: Array, high: Array) -> Array:
     return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
-_FUNCTIONS: dict[str, Callable[..., Array]] = {
+_BY_NAME: dict[str, Callable[..., Array]] = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "negate": np.negative,
     "power": np.power, "square": np.square, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "cbrt": np.cbrt,
     "exponential": np.exp, "exponential_minus_one": np.expm1, "log": np.log, "log_plus_one": np.log1p,
@@ -64,6 +62,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "abs": np.abs, "sign": np.sign, "maximum": np.maximum, "minimum": np.minimum, "clamp": _clamp, "select": _select,
     "is_finite": np.isfinite,
 }  # fmt: skip
+_FUNCTIONS = {f"{dialect}.{name}": function for dialect in ("stablehlo", "chlo") for name, function in _BY_NAME.items()}
 _BITWISE: dict[str, Callable[..., Array]] = {"and": np.bitwise_and, "or": np.bitwise_or}
 _LOGIC: dict[str, Callable[..., Array]] = {
     "and": np.logical_and, "or": np.logical_or, "not": np.logical_not, "xor": np.logical_xor,
@@ -109,7 +108,7 @@ def _named(attribute: str, prefix: str) -> Callable[[ir.Operation], Callable[...
 
     def find(op: ir.Operation) -> Callable[..., Array] | None:
         name = str(ir.StringAttr(op.attributes[attribute]).value)
-        return _FUNCTIONS.get(name.removeprefix(prefix)) if name in (f"{prefix}erf", f"{prefix}erfc") else None
+        return _BY_NAME.get(name.removeprefix(prefix)) if name in (f"{prefix}erf", f"{prefix}erfc") else None
 
     return find
 

@@ -7,6 +7,7 @@ role is told by comparing numbers, so the order in which a program, or its diffe
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 
 from jaxlib.mlir import ir
@@ -24,24 +25,30 @@ from zenith_mlir.match.activation.piece import Piece, Site, Spec, narrowest, set
 from zenith_mlir.match.activation.reading import Reading
 
 
-def match_site(seed: ir.Operation, matmul: bool) -> Site | NearMiss | None:
-    """The activation that the exponential, or a function made of it, `seed` is part of.
+def match_site(seed: ir.Operation, matmul: bool, without: set[ir.Value]) -> Site | NearMiss | None:
+    """The activation that the exponential, or a function made of it, `seed` is part of. Tensors in `without` are known
+    to have none, and what is found to have none is added.
 
     `matmul`: what follows products of 16-bit floats, bias and gate, belongs to zenith.matmul.
     """
     cones: list[Cone] = []
-    reading = find_reading(seed, cones)
+    reading = find_reading(seed, cones, without)
     if reading is not None:
         # The derivative may agree within its tolerance where the function beside it does not.
         miss = None if reading.values else near_miss(reading.cone, seed)
         return miss or _site(reading, matmul)
+    without.update(cone.roots[0] for cone in cones)
     return next((miss for cone in cones if (miss := near_miss(cone, seed)) is not None), None)
 
 
-def find_reading(seed: ir.Operation, others: list[Cone] | None = None) -> Reading | None:
+def find_reading(
+    seed: ir.Operation, others: list[Cone] | None = None, without: Container[ir.Value] = ()
+) -> Reading | None:
     """The cone that holds an activation made by `seed`, or only products with one; `others` gets cones that do not."""
     products_only: Reading | None = None
     for x in origins(seed.operands[0], seed.block):
+        if x in without:
+            continue
         cone = Cone.of(x, seed.block)
         reading = Reading.of(cone)
         if reading is None:

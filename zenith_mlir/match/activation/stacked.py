@@ -44,7 +44,7 @@ def _rows(loop: Loop, reading: Reading) -> list[Row]:
 
 
 def _is_deep(cone: Cone, row: Row) -> bool:
-    return cone.samples[row.source].deep
+    return cone.samples[row.source].deep > 0
 
 
 def _is_root(reading: Reading, value: ir.Value) -> bool:
