@@ -98,6 +98,10 @@ class AttentionSpec:
         if not self.sources:
             object.__setattr__(self, "sources", tuple(range(3 + len(self.modifiers))))
 
+    def __hash__(self) -> int:
+        own = (*self.axes.items(), *self.role_layouts, self.out, *self.steps, *self.sources)
+        return hash((own, self.escapes, self.residuals))
+
     @property
     def role_layouts(self) -> tuple[Layout, ...]:
         return (self.q, self.k, self.v, *self.modifiers)
@@ -217,8 +221,9 @@ def _step_fields(step: Step) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value is not False}
 
 
-def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> Any:
-    """The formula, plainly, in `dtype` (default: at least float32).
+def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None, exact: bool = True) -> Any:
+    """The formula, plainly, in `dtype` (default: at least float32); unless `exact`, narrow operands are multiplied as
+    they are, the values by probabilities that are rounded to their dtype.
 
     Shapes are those of the operands that `spec` describes; see the head of this file for the mathematics.
 
@@ -229,10 +234,11 @@ def reference(spec: AttentionSpec, *operands: jax.Array, dtype: Any = None) -> A
     q, k, v, *modifiers = spec.roles(operands)
     compute = dtype or jnp.promote_types(q.dtype, jnp.float32)
     order = spec.logit_axes
-    x = einsum([(q, spec.q), (k, spec.k)], spec.axes, order, compute)
+    x = einsum([(q, spec.q), (k, spec.k)], spec.axes, order, compute, exact)
     wide = [spread(m, layout, spec.axes, order) for m, layout in zip(modifiers, spec.modifiers, strict=True)]
     p, maximum, total = probabilities(spec, x, wide)
-    flat = einsum([(p, plain(order)), (v, spec.v)], spec.axes, list(spec.out.axes), compute)
+    weights = p if exact else p.astype(v.dtype)
+    flat = einsum([(weights, plain(order)), (v, spec.v)], spec.axes, list(spec.out.axes), compute, exact)
     result = flat.reshape(spec.out.shape(spec.axes)).astype(v.dtype if dtype is None else dtype)
     if not spec.residuals:
         return result

@@ -108,8 +108,9 @@ class AttentionVjpSpec:
         return cls(spec, Layout.parse(attributes["cotangent"]), tuple(gradients))
 
 
-def reference(spec: AttentionVjpSpec, *operands: jax.Array, dtype: Any = None) -> list[jax.Array]:
-    """The gradients by differentiating the formula of the attention, in `dtype` (default: at least float32).
+def reference(spec: AttentionVjpSpec, *operands: jax.Array, dtype: Any = None, exact: bool = True) -> list[jax.Array]:
+    """The gradients by differentiating the formula of the attention, in `dtype` (default: at least float32); unless
+    `exact`, narrow operands are multiplied as they are, and by what is rounded to their dtype.
 
     Residuals are not looked at. Results have `dtype`, or else that of the role.
     """
@@ -132,12 +133,13 @@ def reference(spec: AttentionVjpSpec, *operands: jax.Array, dtype: Any = None) -
     def attend(differentiated: list[jax.Array]) -> jax.Array:
         values = {role: wide(role) for role in range(len(roles))} | dict(zip(wanted, differentiated, strict=True))
         named = {role: (value, plain(spec.axes_of(role))) for role, value in values.items()}
-        x = einsum([named[0], named[1]], sizes, order, compute)
+        x = einsum([named[0], named[1]], sizes, order, compute, exact)
         modifiers = [spread(*named[role], sizes, order) for role in range(3, len(roles))]
         p, _, _ = probabilities(attention, x, modifiers)
-        return einsum([(p, plain(order)), named[2]], sizes, out_axes, compute)
+        weights = p if exact else p.astype(named[2][0].dtype)
+        return einsum([(weights, plain(order)), named[2]], sizes, out_axes, compute, exact)
 
-    _, pullback = jax.vjp(attend, [wide(role).astype(compute) for role in wanted])
+    _, pullback = jax.vjp(attend, [wide(role).astype(compute if exact else roles[role].dtype) for role in wanted])
     (found,) = pullback(einsum([(cotangent, spec.cotangent)], sizes, out_axes, compute))
     gradients = dict(zip(wanted, found, strict=True))
 

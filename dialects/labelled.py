@@ -21,20 +21,27 @@ def spread(value: jax.Array, layout: Layout, sizes: Sizes, order: Sequence[str])
     return moved.reshape([sizes[axis] if axis in present else 1 for axis in order])
 
 
-def einsum(operands: Sequence[tuple[jax.Array, Layout]], sizes: Sizes, out: Sequence[str], dtype: Any) -> jax.Array:
+def einsum(
+    operands: Sequence[tuple[jax.Array, Layout]], sizes: Sizes, out: Sequence[str], dtype: Any, exact: bool = True
+) -> jax.Array:
     """Σ over the axes that `out` lacks of the product of `operands`, in `dtype`; repeated along axes that only `out`
-    has.
+    has. Unless `exact`, narrower operands are multiplied as they are, with the precision that JAX has by default.
     """
     import jax.numpy as jnp
 
     number = {axis: i for i, axis in enumerate(sizes)}
     arguments: list[Any] = []
     for value, layout in operands:
-        factored = value.reshape([sizes[axis] for axis in layout.axes]).astype(dtype)
-        arguments += [factored, [number[axis] for axis in layout.axes]]
+        factored = value.reshape([sizes[axis] for axis in layout.axes])
+        arguments += [factored.astype(dtype) if exact else factored, [number[axis] for axis in layout.axes]]
     present = {axis for _, layout in operands for axis in layout.axes}
     kept = [axis for axis in out if axis in present]
-    result = jnp.einsum(*arguments, [number[axis] for axis in kept], precision="highest")
+    result = jnp.einsum(
+        *arguments,
+        [number[axis] for axis in kept],
+        precision="highest" if exact else None,
+        preferred_element_type=dtype,
+    )
     wide = result.reshape([sizes[axis] if axis in present else 1 for axis in out])
     return jnp.broadcast_to(wide, [sizes[axis] for axis in out])
 

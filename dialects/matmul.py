@@ -102,6 +102,9 @@ class MatmulSpec:
             if step.operand is not None and not 0 <= step.operand - _FIRST_MODIFIER < len(self.modifiers):
                 raise ValueError(f"{NAME}: step {step.kind!r} names operand {step.operand}, roles end before it")
 
+    def __hash__(self) -> int:
+        return hash((*self.axes.items(), self.lhs, self.rhs, self.out, self.modifiers, self.steps, self.sources))
+
     @property
     def parallel(self) -> tuple[str, ...]:
         """Axes of both operands and the result."""
@@ -188,8 +191,11 @@ class MatmulSpec:
         )
 
 
-def reference(spec: MatmulSpec, *operands: jax.Array, out_dtype: Any = None, dtype: Any = None) -> Any:
-    """The formula, plainly, in `dtype` (default: at least float32).
+def reference(
+    spec: MatmulSpec, *operands: jax.Array, out_dtype: Any = None, dtype: Any = None, exact: bool = True
+) -> Any:
+    """The formula, plainly, in `dtype` (default: at least float32); unless `exact`, narrow operands are multiplied as
+    they are.
 
     Returns: out, in `out_dtype`, by default the dtype of lhs, or in `dtype` where that is given.
     """
@@ -197,14 +203,23 @@ def reference(spec: MatmulSpec, *operands: jax.Array, out_dtype: Any = None, dty
 
     lhs, rhs, *modifiers = spec.roles(operands)
     compute = dtype or jnp.promote_types(jnp.promote_types(lhs.dtype, rhs.dtype), jnp.float32)
+    x = einsum([(lhs, spec.lhs), (rhs, spec.rhs)], spec.axes, spec.out.axes, compute, exact)
+    return follow(spec, x, modifiers).astype(dtype or out_dtype or lhs.dtype)
+
+
+def follow(spec: MatmulSpec, sums: jax.Array, modifiers: Sequence[jax.Array]) -> jax.Array:
+    """The steps on the bare product `sums`, laid out as the result is, in its dtype or at least float32."""
+    import jax.numpy as jnp
+
     order = spec.out.axes
-    x = einsum([(lhs, spec.lhs), (rhs, spec.rhs)], spec.axes, list(order), compute)
+    compute = jnp.promote_types(sums.dtype, jnp.float32)
+    x = sums.reshape([spec.axes[axis] for axis in order]).astype(compute)
     wide = [
         spread(m, layout, spec.axes, order).astype(compute) for m, layout in zip(modifiers, spec.modifiers, strict=True)
     ]
     for step in spec.steps:
         x = _STEPS[step.kind](x, step, None if step.operand is None else wide[step.operand - _FIRST_MODIFIER])
-    return x.reshape(spec.out.shape(spec.axes)).astype(dtype or out_dtype or lhs.dtype)
+    return x.reshape(spec.out.shape(spec.axes))
 
 
 def _nn(name: str, **options: Any) -> Callable[[Any, Step, Any], Any]:

@@ -63,6 +63,9 @@ class RotarySpec:
                 f"{NAME}: the tables have {self.axes['r']} columns, expected {self.rotated} or {self.rotated // 2}"
             )
 
+    def __hash__(self) -> int:
+        return hash((*self.axes.items(), self.x, self.table, self.rotated, self.pairing))
+
     @property
     def shared(self) -> tuple[str, ...]:
         """The axes of x other than the features, major to minor."""

@@ -1,0 +1,255 @@
+"""`matmul`, the op zenith.matmul.
+
+The bare product is bilinear, and its derivatives are such products again: the primitive needs no formula for them. With
+biases and residuals behind it, it stays one operation when it is differentiated. With an activation it is taken apart:
+the product becomes an operation of its own whose result, in the result's dtype, is kept for the backward.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import ad
+from jax.typing import ArrayLike, DTypeLike
+
+from zenith_mlir.dialects import matmul as dialect
+from zenith_mlir.dialects.labelled import spread
+from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.dialects.matmul import MatmulSpec, Step
+from zenith_mlir.ops.arguments import check, check_choice, floating
+from zenith_mlir.ops.batching import before, moved, size_of, widened
+from zenith_mlir.ops.primitive import Dims, Operation, bind, define, directional
+
+if TYPE_CHECKING:
+    from jaxlib.mlir import ir
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product and the dtype of its result."""
+
+    spec: MatmulSpec
+    dtype: np.dtype
+
+    @property
+    def is_bare(self) -> bool:
+        """Nothing follows the product."""
+        return not self.spec.steps
+
+    def attributes(self) -> dict[str, ir.Attribute]:
+        return self.spec.attributes()
+
+    def bare(self) -> Product:
+        """The product without what follows."""
+        return Product(replace(self.spec, modifiers=(), steps=(), sources=()), self.dtype)
+
+
+def _formula(*operands: Any, spec: Product) -> tuple[Any]:
+    return (dialect.reference(spec.spec, *operands, out_dtype=spec.dtype, exact=False),)
+
+
+def _batched(product: Product, operands: Sequence[Any], dims: Dims) -> tuple[Any, list[Any], list[int]]:
+    """The axis is in front of what has it, and in the result always: so of the left operand, if of neither."""
+    spec, size = product.spec, size_of(operands, dims)
+    has = [dim is not None for dim in dims]
+    has[0] |= not has[1]
+    kind = "p" if has[0] and has[1] else "m" if has[0] else "n"
+    name = next(f"{kind}{i}" for i in range(len(spec.axes) + 1) if f"{kind}{i}" not in spec.axes)
+    wider = replace(
+        spec,
+        axes=widened(spec.axes, name, size),
+        lhs=before(name, spec.lhs, has[0]),
+        rhs=before(name, spec.rhs, has[1]),
+        out=before(name, spec.out),
+        modifiers=tuple(before(name, layout, of) for layout, of in zip(spec.modifiers, has[2:], strict=True)),
+    )
+    arranged = [moved(x, dim, size) if of else x for x, dim, of in zip(operands, dims, has, strict=True)]
+    return Product(wider, product.dtype), arranged, [0]
+
+
+matmul_p = define(Operation(dialect.NAME, _formula, Product.attributes, _batched))
+
+
+# ---- Derivatives ----
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, spec: Product) -> tuple[Any, Any]:
+    if any(step.kind != "add" for step in spec.spec.steps):
+        return _jvp_of_parts(primals, tangents, spec)
+    parts = []
+    bare = spec.bare()
+    for i in (0, 1):
+        if type(tangents[i]) is not ad.Zero:
+            pair = [tangents[i], primals[1]] if i == 0 else [primals[0], tangents[1]]
+            parts += bind(matmul_p, bare, *pair)
+    for step in spec.spec.steps:
+        assert step.operand is not None
+        if type(tangents[step.operand]) is not ad.Zero:
+            parts.append(_added(spec, step.operand, tangents[step.operand]))
+    return bind(matmul_p, spec, *primals), [functools.reduce(jnp.add, parts)]
+
+
+def _jvp_of_parts(primals: Sequence[Any], tangents: Sequence[Any], spec: Product) -> tuple[Any, Any]:
+    """Of the product and, as formulas, what follows it."""
+
+    def apart(lhs: Any, rhs: Any, *modifiers: Any) -> tuple[Any]:
+        (x,) = bind(matmul_p, spec.bare(), lhs, rhs)
+        return (dialect.follow(spec.spec, x, modifiers).astype(spec.dtype),)
+
+    return directional(apart, primals, tangents)
+
+
+def _added(product: Product, operand: int, value: Any) -> Any:
+    """A modifier as it is added to the result."""
+    spec = product.spec
+    wide = spread(value, spec.modifiers[operand - 2], spec.axes, spec.out.axes)
+    full = jnp.broadcast_to(wide, [spec.axes[axis] for axis in spec.out.axes])
+    return full.reshape(spec.out.shape(spec.axes)).astype(product.dtype)
+
+
+def _transpose(cotangents: Sequence[Any], lhs: Any, rhs: Any, *, spec: Product) -> list[Any]:
+    """Of the bare product with one operand unknown: the product of the cotangent with the other. It is of the operands'
+    dtype, as the forward's was.
+    """
+    of_lhs = ad.is_undefined_primal(lhs)
+    unknown, known = (lhs, rhs) if of_lhs else (rhs, lhs)
+    bare = spec.spec
+    layouts = (bare.out, bare.rhs, bare.lhs) if of_lhs else (bare.lhs, bare.out, bare.rhs)
+    dtype = unknown.aval.dtype
+    cotangent = cotangents[0].astype(jnp.promote_types(dtype, known.dtype))
+    first, second = (cotangent, known) if of_lhs else (known, cotangent)
+    turned = MatmulSpec(bare.axes, *layouts)
+    (found,) = bind(matmul_p, Product(turned, dtype), first, second)
+    return [found, None] if of_lhs else [None, found]
+
+
+ad.primitive_jvps[matmul_p] = _jvp
+ad.primitive_transposes[matmul_p] = _transpose
+
+
+# ---- The function ----
+
+
+def matmul(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> jax.Array:
+    r"""Matrix product, and what often follows it.
+
+    .. math:: out = act(x y + bias) + residual
+
+    Sums, bias, activation and residual are computed in float32 at least, and the result is rounded once. Differentiated
+    with an activation, the product is rounded to the result's dtype before, as it is kept for the backward.
+
+    Args:
+      x, y: floating-point arrays of shapes as for `jnp.matmul`: [..., M, K] and [..., K, N] with leading axes that
+        broadcast, or [K] for either.
+      bias: broadcasts to the result, often [N].
+      activation: "relu", "tanh", "sigmoid", "silu", "gelu" (the exact one) or "gelu_tanh".
+      residual: broadcasts to the result.
+      preferred_element_type: dtype of the result, by default the promoted one of x and y.
+
+    Returns: an array of shape [..., M, N].
+
+    Raises:
+      TypeError: if an argument is not of floating-point numbers.
+      ValueError: if shapes do not fit, or for an unknown activation.
+    """
+    op = "matmul"
+    x, y = floating(op, x=x, y=y)
+    if activation is not None:
+        check_choice(op, "activation", activation, ACTIVATIONS)
+    spec = _bare_spec(x.shape, y.shape)
+    operand = jnp.promote_types(x.dtype, y.dtype)
+    dtype = np.dtype(preferred_element_type or operand)
+    check(op, jnp.issubdtype(dtype, jnp.floating), f"preferred_element_type is {dtype}, expected a floating-point type")
+    modifiers: list[Any] = []
+    layouts: list[Layout] = []
+    steps: list[Step] = []
+
+    def add(name: str, value: Any) -> None:
+        for array in floating(op, **{name: value}):
+            layouts.append(_modifier(name, array.shape, spec))
+            modifiers.append(array)
+            steps.append(Step("add", operand=1 + len(modifiers)))
+
+    add("bias", bias)
+    if activation is not None:
+        steps.append(Step(activation))
+    add("residual", residual)
+    full = MatmulSpec(spec.axes, spec.lhs, spec.rhs, spec.out, tuple(layouts), tuple(steps))
+    (out,) = bind(matmul_p, Product(full, dtype), x.astype(operand), y.astype(operand), *modifiers)
+    return out
+
+
+def _bare_spec(x: Sequence[int], y: Sequence[int]) -> MatmulSpec:
+    """The product of arrays of these shapes as jnp.matmul has it. Axes are p0, p1, ... parallel, m0, ... rows, n0
+    columns and k0 summed over.
+    """
+    shapes = f"x has shape {list(x)} and y {list(y)}"
+    check("matmul", len(x) > 0 and len(y) > 0, f"{shapes}, expected at least one axis each; multiply scalars with *")
+    k = y[-2] if len(y) > 1 else y[0]
+    check("matmul", x[-1] == k, f"{shapes}, expected as many columns of x as rows of y, not {x[-1]} and {k}")
+    of_x, of_y = list(x[:-2]), list(y[:-2])
+    count = max(len(of_x), len(of_y))
+    of_x, of_y = [1] * (count - len(of_x)) + of_x, [1] * (count - len(of_y)) + of_y
+    fits = all(a == b or 1 in (a, b) for a, b in zip(of_x, of_y, strict=True))
+    check("matmul", fits, f"{shapes}, expected leading axes that broadcast")
+    axes: dict[str, int] = {"k0": k}
+    lhs: list[tuple[str, ...]] = []
+    rhs: list[tuple[str, ...]] = []
+    out: list[tuple[str, ...]] = []
+
+    def axis(kind: str, size: int) -> tuple[str, ...]:
+        name = f"{kind}{sum(known[0] == kind for known in axes)}"
+        axes[name] = size
+        return (name,)
+
+    for a, b in zip(of_x, of_y, strict=True):
+        is_one = (a == 1 and b != 1, b == 1 and a != 1)
+        dim = axis("n" if is_one[0] else "m" if is_one[1] else "p", max(a, b))
+        lhs.append(() if is_one[0] else dim)
+        rhs.append(() if is_one[1] else dim)
+        out.append(dim)
+    if len(x) > 1:
+        row = axis("m", x[-2])
+        lhs.append(row)
+        out.append(row)
+    if len(y) > 1:
+        column = axis("n", y[-1])
+        rhs.append(("k0",))
+        rhs.append(column)
+        out.append(column)
+    else:
+        rhs.append(("k0",))
+    lhs.append(("k0",))
+    sizes = dict(sorted(axes.items()))
+    # A leading axis that an operand does not have at all has no dimension of size one either.
+    return MatmulSpec(
+        sizes, Layout(tuple(lhs[len(lhs) - len(x) :])), Layout(tuple(rhs[len(rhs) - len(y) :])), Layout(tuple(out))
+    )
+
+
+def _modifier(name: str, shape: Sequence[int], spec: MatmulSpec) -> Layout:
+    """The layout of what is added to the result."""
+    result = spec.out.shape(spec.axes)
+    own = spec.out.dims[max(0, len(result) - len(shape)) :]
+    wide = result[max(0, len(result) - len(shape)) :]
+    fits = len(shape) <= len(result) and all(size in (1, full) for size, full in zip(shape, wide, strict=True))
+    check(
+        "matmul", fits, f"{name} has shape {list(shape)}, expected one that broadcasts to the result's {list(result)}"
+    )
+    return Layout(tuple(() if size == 1 else dim for size, dim in zip(shape, own, strict=True)))
