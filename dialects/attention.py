@@ -4,15 +4,16 @@ Roles: 0 q, 1 k, 2 v, then modifiers (biases, masks) that steps name by number. 
 out, and what the backward (attention_vjp.py) needs of each row of logits in float32, its maximum m and its sum
 Σ exp(x - m). Every operand keeps the layout that the program gave it; the attributes say what its dimensions are:
 
-    sources   for each role the operand that plays it; one operand may play several (keys that are the values)
-    axes      sizes by name: rows t, columns s, contracted d (d1, ... if several), value features e; every other axis is
-              parallel: b, h, ... are shared by q and k or v, g, ... belong to q alone (grouped heads)
-    q k v out layouts, e.g. q = "b t (h g) d", k = "b s h d"; an axis that an operand lacks is repeated
-    modifiers layouts of the further roles
-    steps     what happens to the logits x, in order (see `Step`), and after the softmax to the probabilities
-    escapes   the logits or probabilities have other users, so fusing does not remove them
-    residuals there are results for the maximum and the sum, laid out `rows`: the parallel axes in order, then t
-    scale, causal, softcap: the same facts for readers, where they hold
+    sources       for each role the operand that plays it; one operand may play several (keys that are the values)
+    axes          sizes by name: rows t, columns s, contracted d (d1, ... if several), value features e; every other
+                  axis is parallel: b, h, ... are shared by q and k or v, g, ... belong to q alone (grouped heads)
+    q, k, v, out  layouts, e.g. q = "b t (h g) d", k = "b s h d"; an axis that an operand lacks is repeated
+    modifiers     layouts of the further roles
+    steps         what happens to the logits x, in order (see `STEPS`), and after the softmax to the probabilities
+    escapes       the logits or probabilities have other users, so fusing does not remove them
+    residuals     there are results for the maximum and the sum, laid out `rows`: the parallel axes in order, then t
+
+    scale, causal, softcap  the same facts for readers, where they hold
 
 Semantics (`reference`): x[.., t, s] = sum_d q[.., t, d] k[.., s, d]; x = steps(x); p = softmax over s; p = post
 steps(p); out[.., t, e] = sum_s p[.., t, s] v[.., s, e].  (Vaswani et al. 2017, section 3.2.1.)
@@ -34,26 +35,28 @@ if TYPE_CHECKING:
 NAME = "zenith.attention"
 _T = TypeVar("_T")
 
-# kind -> fields that it takes. `value` is a number, `operand` the number of a role (3 is the first modifier),
-# `low`/`high` bound column - row (absent: unbounded), `negated` reads a boolean operand inverted.
-STEP_FIELDS: dict[str, tuple[str, ...]] = {
-    "scale": ("value",),  # x * value
-    "offset": ("value",),  # x + value
-    "multiply": ("operand",),  # x * m
-    "divide": ("operand",),  # x / m
-    "add": ("operand",),  # x + m
-    "subtract": ("operand",),  # x - m
-    "tanh": (),  # tanh(x)
-    "maximum": ("value",),  # max(x, value)
-    "minimum": ("value",),  # min(x, value)
-    "select": ("operand", "negated", "value"),  # m ? x : value
-    "band": ("low", "high", "value"),  # low <= s - t <= high ? x : value
-    "band_add": ("low", "high", "value"),  # x + (low <= s - t <= high ? 0 : value)
-    "sink": ("operand",),  # one more logit m in the row's sum, and in nothing else
-    "post_scale": ("value",),  # p * value
-    "post_multiply": ("operand",),  # p * m
-    "post_select": ("operand", "negated", "value"),  # m ? p : value
+# kind -> fields that it takes, and what the logits x or the probabilities p become. `value` is a number, `operand` the
+# number of a role m (3 is the first modifier), `low`/`high` bound column - row (absent: unbounded), `negated` reads a
+# boolean operand inverted.
+STEPS: dict[str, tuple[tuple[str, ...], str]] = {
+    "scale": (("value",), "x * value"),
+    "offset": (("value",), "x + value"),
+    "multiply": (("operand",), "x * m"),
+    "divide": (("operand",), "x / m"),
+    "add": (("operand",), "x + m"),
+    "subtract": (("operand",), "x - m"),
+    "tanh": ((), "tanh(x)"),
+    "maximum": (("value",), "max(x, value)"),
+    "minimum": (("value",), "min(x, value)"),
+    "select": (("operand", "negated", "value"), "m ? x : value"),
+    "band": (("low", "high", "value"), "low <= s - t <= high ? x : value"),
+    "band_add": (("low", "high", "value"), "x + (low <= s - t <= high ? 0 : value)"),
+    "sink": (("operand",), "one more logit m in the row's sum, and in nothing else"),
+    "post_scale": (("value",), "p * value"),
+    "post_multiply": (("operand",), "p * m"),
+    "post_select": (("operand", "negated", "value"), "m ? p : value"),
 }
+STEP_FIELDS = {kind: fields for kind, (fields, _) in STEPS.items()}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ out. Results: one gradient for each of `gradients`.
 
 Attributes: those of the attention, and
 
-    cotangent layout of the cotangent; an axis of out that it lacks is repeated
-    gradients for each result the role that it is the gradient of, its layout and a factor
+    cotangent  layout of the cotangent; an axis of out that it lacks is repeated
+    gradients  for each result the role that it is the gradient of, its layout and a factor
 
 With p the probabilities before the post steps, f the post steps, g the steps on the logits x₀ = q kᵀ, x = g(x₀) and do
 the cotangent:

@@ -61,7 +61,8 @@ class Implementation:
 
     `refuse` states a limit (it cannot) or what makes it pointless; `build` gives the JAX function of the op's operands.
     `numerics` is the strictest policy that allows it: no kernel sums in XLA's order, so none is "exact". `work` counts
-    what it does for a cost model to weigh against XLA; None, or a count that is None, is not weighed.
+    what it does for a cost model to weigh against XLA; None, or a count that is None, is not weighed. `limits` says for
+    a reader what `refuse` refuses.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Implementation:
     build: Callable[[Request], Callable[..., Any]]
     numerics: Numerics = "sound"
     work: Callable[[Request], Work | None] | None = None
+    limits: str = ""
 
     def refuse_under(self, numerics: Numerics) -> Refusal | None:
         """Why the policy `numerics` does not allow it."""

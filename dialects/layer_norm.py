@@ -1,6 +1,6 @@
 """zenith.layer_norm: out = n (weight + offset) + bias with n = (s - mean s) / √(mean (s - mean s)² + epsilon).
 
-s is x, or x + residual, which then is a second result; norm.py has operands and attributes.
+s is x, or x + residual, which then is a second result.
 (Ba, Kiros and Hinton 2016.)
 """
 

@@ -5,7 +5,7 @@ g = dy (weight + offset):
 
     dx = r (g - mean g - n mean (g n)) + ds      dweight = Σ dy n      dbias = Σ dy
 
-The sums are over all axes that the weight lacks. Nothing is kept of the forward; norm.py has operands and attributes.
+The sums are over all axes that the weight lacks. Nothing is kept of the forward.
 """
 
 from __future__ import annotations

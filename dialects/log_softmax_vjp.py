@@ -1,7 +1,10 @@
 """zenith.log_softmax_vjp: the gradient of zenith.log_softmax, dx = scale (dy - exp(y) Σ dy), sums over the last axis.
 
-Operands: y, which the forward returned, and its cotangent dy. Result: dx, of the same shape. Attribute: scale, that
-of the forward. Arithmetic is float32 at least, and the result is rounded to its type once.
+Operands: y, which the forward returned, and its cotangent dy. Result: dx, of the same shape. Attribute:
+
+    scale  that of the forward
+
+Arithmetic is float32 at least, and the result is rounded to its type once.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 Roles: 0 lhs, 1 rhs, then modifiers (a bias, a residual, a gate) that steps name by number. One result. Every operand
 keeps the layout that the program gave it; the attributes say what its dimensions are:
 
-    sources   for each role the operand that plays it; one operand may play several
-    axes      sizes by name
-    lhs rhs out  layouts, e.g. lhs = "b t k", rhs = "k (h d)", out = "b t h d". Axes of both operands are parallel where
-              the result has them and else summed over; those of one operand alone are rows (lhs) or columns (rhs)
-    modifiers layouts of the further roles; an axis that a modifier lacks is repeated
-    steps     what happens to the sums x, in order (see `Step`)
+    sources        for each role the operand that plays it; one operand may play several
+    axes           sizes by name
+    lhs, rhs, out  layouts, e.g. lhs = "b t k", rhs = "k (h d)", out = "b t h d". Axes of both operands are parallel
+                   where the result has them and else summed over; those of one operand alone are rows (lhs) or columns
+                   (rhs)
+    modifiers      layouts of the further roles; an axis that a modifier lacks is repeated
+    steps          what happens to the sums x, in order (see `STEPS`)
 
 Semantics (`reference`): x = Σ lhs rhs over the summed axes, in float32 at least; x = steps(x); out = x in the result's
 element type. A step "round" stands for a program that rounds on the way.
@@ -30,21 +31,22 @@ if TYPE_CHECKING:
 NAME = "zenith.matmul"
 _T = TypeVar("_T")
 
-# kind -> fields that it takes. `value` is a number, `operand` the number of a role (2 is the first modifier), `dtype`
-# the name of an element type.
-STEP_FIELDS: dict[str, tuple[str, ...]] = {
-    "scale": ("value",),  # x * value
-    "offset": ("value",),  # x + value
-    "multiply": ("operand",),  # x * m
-    "add": ("operand",),  # x + m
-    "relu": (),  # max(x, 0)
-    "tanh": (),
-    "sigmoid": (),  # 1 / (1 + exp(-x))
-    "silu": (),  # x / (1 + exp(-x))
-    "gelu": (),  # x (1 + erf(x / √2)) / 2
-    "gelu_tanh": (),  # x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2
-    "round": ("dtype",),  # x rounded to bfloat16 or float16
+# kind -> fields that it takes, and what x becomes. `value` is a number, `operand` the number of a role m (2 is the
+# first modifier), `dtype` the name of an element type.
+STEPS: dict[str, tuple[tuple[str, ...], str]] = {
+    "scale": (("value",), "x * value"),
+    "offset": (("value",), "x + value"),
+    "multiply": (("operand",), "x * m"),
+    "add": (("operand",), "x + m"),
+    "relu": ((), "max(x, 0)"),
+    "tanh": ((), "tanh(x)"),
+    "sigmoid": ((), "1 / (1 + exp(-x))"),
+    "silu": ((), "x / (1 + exp(-x))"),
+    "gelu": ((), "x (1 + erf(x / √2)) / 2"),
+    "gelu_tanh": ((), "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2"),
+    "round": (("dtype",), "x rounded to bfloat16 or float16"),
 }
+STEP_FIELDS = {kind: fields for kind, (fields, _) in STEPS.items()}
 _FIRST_MODIFIER = 2
 
 

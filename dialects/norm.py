@@ -1,25 +1,5 @@
-"""What zenith.layer_norm and zenith.rms_norm have in common, and their gradients: attributes and formulas.
-
-Operands: x; the residual, the weight and the bias, each if there is one. Results: out, and with a residual the sum s.
-
-    epsilon   inside the root
-    axes      how many trailing axes the means are over; weight and bias have these axes
-    weight    there is a weight
-    bias      there is a bias
-    residual  there is a residual, which is added first
-    offset    what is added to the weight: 1.0 for weights that are stored as distances from one
-
-Arithmetic is float32 at least, whatever the types of the operands, and each result is rounded to its type once. s is
-what is normalised: a narrower sum is rounded before, as it is stored. Roundings that a program has in between (of n to
-bfloat16 before the weight multiplies it) are not repeated.
-
-Operands of the gradient: s, that is x or the sum; the weight if there is one; the cotangent of out, and that of s if
-`sum_cotangent`. Results: dx, which is that of the residual too; dweight and dbias, where wanted. It has the attributes
-above, of which `bias` and `residual` are of no consequence, and
-
-    sum_cotangent  s has users of its own
-    dweight        the gradient of the weight is a result
-    dbias          the gradient of the bias is a result
+"""What zenith.layer_norm and zenith.rms_norm have in common, and their gradients: operands and attributes (`NormSpec`,
+`NormVjpSpec`) and formulas.
 """
 
 from __future__ import annotations
@@ -39,7 +19,22 @@ _LIKE_WEIGHT = ("weight", "bias", "dweight", "dbias")
 
 @dataclass(frozen=True)
 class NormSpec(FlatSpec):
-    """What the attributes of a norm say."""
+    """What the attributes of a norm say.
+
+    Operands: x; the residual, the weight and the bias, each if there is one. Results: out, and with a residual the sum
+    s. Attributes:
+
+        epsilon   inside the root
+        axes      how many trailing axes the means are over; weight and bias have these axes
+        weight    there is a weight
+        bias      there is a bias
+        residual  there is a residual, which is added first
+        offset    what is added to the weight: 1.0 for weights that are stored as distances from one
+
+    Arithmetic is float32 at least, whatever the types of the operands, and each result is rounded to its type once. s
+    is what is normalised: a narrower sum is rounded before, as it is stored. Roundings that a program has in between
+    (of n to bfloat16 before the weight multiplies it) are not repeated.
+    """
 
     CENTRED: ClassVar[bool]  # the mean is subtracted
 
@@ -83,7 +78,16 @@ class NormSpec(FlatSpec):
 
 @dataclass(frozen=True)
 class NormVjpSpec(NormSpec):
-    """What the attributes of the gradient of a norm say."""
+    """What the attributes of the gradient of a norm say.
+
+    Operands: s, that is x or the sum; the weight if there is one; the cotangent of out, and that of s if
+    `sum_cotangent`. Results: dx, which is that of the residual too; dweight and dbias, where wanted. It has the
+    attributes of the norm, of which `bias` and `residual` are of no consequence, and
+
+        sum_cotangent  s has users of its own
+        dweight        the gradient of the weight is a result
+        dbias          the gradient of the bias is a result
+    """
 
     sum_cotangent: bool = False
     dweight: bool = False

@@ -1,6 +1,6 @@
 """zenith.rms_norm: out = n (weight + offset) + bias with n = s / √(mean s² + epsilon).
 
-s is x, or x + residual, which then is a second result; norm.py has operands and attributes.
+s is x, or x + residual, which then is a second result.
 (Zhang and Sennrich 2019.)
 """
 

@@ -4,7 +4,7 @@ With r = 1 / √(mean s² + epsilon), n = s r, dy the cotangent of out, ds that 
 
     dx = r (g - n mean (g n)) + ds      dweight = Σ dy n      dbias = Σ dy
 
-The sums are over all axes that the weight lacks. Nothing is kept of the forward; norm.py has operands and attributes.
+The sums are over all axes that the weight lacks. Nothing is kept of the forward.
 """
 
 from __future__ import annotations

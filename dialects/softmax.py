@@ -1,6 +1,8 @@
 """zenith.softmax: y = exp(z - m) / Σ exp(z - m), z = scale x, m = max z; maximum and sum over the last axis.
 
-Operand: x. Result: y, of the same shape. Attribute: scale, 1.0 where it is missing.
+Operand: x. Result: y, of the same shape. Attribute:
+
+    scale  the factor of x
 
 Arithmetic is float32 at least, and the result is rounded to its type once. A row that holds NaN or +inf, or -inf alone,
 is NaN.

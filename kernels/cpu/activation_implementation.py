@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zenith_mlir.dialects.gelu import GeluSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.silu import SiluSpec
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import LIMITS, refuse_other_types
 from zenith_mlir.kernels.cpu.row_work import ESCAPES, work
 
 if TYPE_CHECKING:
@@ -62,5 +62,6 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return activation_vjp
 
 
-IMPLEMENTATION = Implementation("cpu-activation", "cpu", refuse, build, work=work)
-VJP_IMPLEMENTATION = Implementation("cpu-activation-vjp", "cpu", refuse_vjp, build_vjp, work=work)
+_LIMITS = f"{LIMITS}; x is no scalar; no values inside that others use"
+IMPLEMENTATION = Implementation("cpu-activation", "cpu", refuse, build, work=work, limits=_LIMITS)
+VJP_IMPLEMENTATION = Implementation("cpu-activation-vjp", "cpu", refuse_vjp, build_vjp, work=work, limits=_LIMITS)

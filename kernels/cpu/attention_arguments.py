@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from zenith_mlir.kernels.cpu import attention as kernel
 
 _MAX_PARALLEL_AXES = 8
+LIMITS = (
+    f"queries, keys, values and result of {', '.join(FLOATS)}; one contracted axis; up to {_MAX_PARALLEL_AXES} batch "
+    "and head axes; one sink; probabilities that nobody else uses"
+)
 
 
 def refuse(spec: AttentionSpec, floats: Iterable[TensorSpec], min_seq: int | None) -> Refusal | None:

@@ -45,4 +45,4 @@ def build(request: Request) -> Callable[..., Any]:
     return attention
 
 
-IMPLEMENTATION = Implementation("cpu-flash", "cpu", refuse, build, work=forward_work)
+IMPLEMENTATION = Implementation("cpu-flash", "cpu", refuse, build, work=forward_work, limits=attention_arguments.LIMITS)

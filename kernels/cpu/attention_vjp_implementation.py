@@ -159,4 +159,5 @@ def _residuals(
     return maximum, total
 
 
-IMPLEMENTATION = Implementation("cpu-flash-vjp", "cpu", refuse, build, work=backward_work)
+_LIMITS = f"{attention_arguments.LIMITS}; no gradient of a mask, and of a divisor or a sink only along its own axes"
+IMPLEMENTATION = Implementation("cpu-flash-vjp", "cpu", refuse, build, work=backward_work, limits=_LIMITS)

@@ -10,7 +10,7 @@ import numpy as np
 from zenith_mlir.dialects.cross_entropy import CrossEntropySpec
 from zenith_mlir.dialects.cross_entropy_vjp import CrossEntropyVjpSpec
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import FLOATS, refuse_other_types
 from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
@@ -84,5 +84,6 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return cross_entropy_vjp
 
 
-IMPLEMENTATION = Implementation("cpu-cross-entropy", "cpu", refuse, build, work=work)
-VJP_IMPLEMENTATION = Implementation("cpu-cross-entropy-vjp", "cpu", refuse_vjp, build_vjp, work=work)
+_LIMITS = f"logits of {', '.join(FLOATS)}; integer labels; numbers of a row in float32; at least one class"
+IMPLEMENTATION = Implementation("cpu-cross-entropy", "cpu", refuse, build, work=work, limits=_LIMITS)
+VJP_IMPLEMENTATION = Implementation("cpu-cross-entropy-vjp", "cpu", refuse_vjp, build_vjp, work=work, limits=_LIMITS)

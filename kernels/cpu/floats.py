@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from zenith_mlir.dialects.implementation import Refusal, TensorSpec
 
 FLOATS = ("float32", "bfloat16", "float16")
+LIMITS = f"operands and results of {', '.join(FLOATS)}"
 
 
 def refuse_other_types(tensors: Iterable[TensorSpec]) -> Refusal | None:

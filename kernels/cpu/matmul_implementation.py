@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.matmul import MatmulSpec, Step
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import LIMITS, refuse_other_types
 from zenith_mlir.kernels.cpu.matmul_work import work
 
 if TYPE_CHECKING:
@@ -69,4 +69,5 @@ def _encode(step: Step) -> kernel.Step:
     return kernel.Step(op, step.value or 0.0, -1 if step.operand is None else step.operand - 2)
 
 
-IMPLEMENTATION = Implementation("cpu-matmul", "cpu", refuse, build, work=work)
+_LIMITS = f"{LIMITS}, not both factors of float32; up to {_MAX_AXES} axes of a kind"
+IMPLEMENTATION = Implementation("cpu-matmul", "cpu", refuse, build, work=work, limits=_LIMITS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.norm import NormSpec, NormVjpSpec
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import LIMITS, refuse_other_types
 from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
@@ -64,5 +64,5 @@ def _flat(spec: NormSpec, operand: jax.Array) -> jax.Array:
     return operand.reshape((*leading, math.prod(normalised)))
 
 
-IMPLEMENTATION = Implementation("cpu-norm", "cpu", refuse, build, work=work)
-VJP_IMPLEMENTATION = Implementation("cpu-norm-vjp", "cpu", refuse, build_vjp, work=work)
+IMPLEMENTATION = Implementation("cpu-norm", "cpu", refuse, build, work=work, limits=LIMITS)
+VJP_IMPLEMENTATION = Implementation("cpu-norm-vjp", "cpu", refuse, build_vjp, work=work, limits=LIMITS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.rotary import RotarySpec
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import LIMITS, refuse_other_types
 from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
@@ -75,5 +75,6 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return _build(_turned(request.spec), transposed=True)
 
 
-IMPLEMENTATION = Implementation("cpu-rotary", "cpu", refuse, build, work=work)
-VJP_IMPLEMENTATION = Implementation("cpu-rotary-vjp", "cpu", refuse_vjp, build_vjp, work=work)
+_LIMITS = f"{LIMITS}; cos and sin of one type; x of up to {_MAX_AXES} axes besides its features"
+IMPLEMENTATION = Implementation("cpu-rotary", "cpu", refuse, build, work=work, limits=_LIMITS)
+VJP_IMPLEMENTATION = Implementation("cpu-rotary-vjp", "cpu", refuse_vjp, build_vjp, work=work, limits=_LIMITS)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import LIMITS, refuse_other_types
 from zenith_mlir.kernels.cpu.row_work import work
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def build_vjp(log: bool) -> Callable[[Request], Callable[..., Any]]:
     return of
 
 
-SOFTMAX = Implementation("cpu-softmax", "cpu", refuse, build(log=False), work=work)
-LOG_SOFTMAX = Implementation("cpu-log-softmax", "cpu", refuse, build(log=True), work=work)
-SOFTMAX_VJP = Implementation("cpu-softmax-vjp", "cpu", refuse, build_vjp(log=False), work=work)
-LOG_SOFTMAX_VJP = Implementation("cpu-log-softmax-vjp", "cpu", refuse, build_vjp(log=True), work=work)
+SOFTMAX = Implementation("cpu-softmax", "cpu", refuse, build(log=False), work=work, limits=LIMITS)
+LOG_SOFTMAX = Implementation("cpu-log-softmax", "cpu", refuse, build(log=True), work=work, limits=LIMITS)
+SOFTMAX_VJP = Implementation("cpu-softmax-vjp", "cpu", refuse, build_vjp(log=False), work=work, limits=LIMITS)
+LOG_SOFTMAX_VJP = Implementation("cpu-log-softmax-vjp", "cpu", refuse, build_vjp(log=True), work=work, limits=LIMITS)

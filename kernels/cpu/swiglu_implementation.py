@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zenith_mlir.dialects.implementation import Implementation, Refusal, Request
 from zenith_mlir.dialects.swiglu import SwigluSpec
-from zenith_mlir.kernels.cpu.floats import refuse_other_types
+from zenith_mlir.kernels.cpu.floats import LIMITS, refuse_other_types
 from zenith_mlir.kernels.cpu.row_work import ESCAPES, work
 
 if TYPE_CHECKING:
@@ -99,5 +99,6 @@ def build_vjp(request: Request) -> Callable[..., Any]:
     return swiglu_vjp
 
 
-IMPLEMENTATION = Implementation("cpu-swiglu", "cpu", refuse, build, work=work)
-VJP_IMPLEMENTATION = Implementation("cpu-swiglu-vjp", "cpu", refuse_vjp, build_vjp, work=work)
+_LIMITS = f"{LIMITS}; the result is no scalar; no values inside that others use"
+IMPLEMENTATION = Implementation("cpu-swiglu", "cpu", refuse, build, work=work, limits=_LIMITS)
+VJP_IMPLEMENTATION = Implementation("cpu-swiglu-vjp", "cpu", refuse_vjp, build_vjp, work=work, limits=_LIMITS)

@@ -154,4 +154,4 @@ def over_groups(value: jax.Array, arrangement: Arrangement) -> jax.Array:
     return value if groups == 1 else jnp.repeat(value, groups, axis=3 - sequence_axis(arrangement))
 
 
-IMPLEMENTATION = Implementation("cudnn", "cuda", refuse, build)
+IMPLEMENTATION = Implementation("cudnn", "cuda", refuse, build, limits=limits.LIMITS)

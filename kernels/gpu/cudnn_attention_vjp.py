@@ -160,4 +160,4 @@ def _sum_groups(value: jax.Array, arrangement: Arrangement) -> jax.Array:
     return value.reshape(*shape[:axis], heads, groups, *shape[axis + 1 :]).sum(axis=axis + 1)
 
 
-IMPLEMENTATION = Implementation("cudnn-vjp", "cuda", refuse, build)
+IMPLEMENTATION = Implementation("cudnn-vjp", "cuda", refuse, build, limits=limits.BACKWARD_LIMITS)

@@ -86,6 +86,13 @@ def refuse_backward_shape(rows: int, columns: int, *, biased: bool) -> Refusal |
     return None
 
 
+LIMITS = (
+    f"cuDNN {_OLDEST} or later, sm_80 or later; {' or '.join(_FLOATS)} throughout, a bias also float32; one contracted "
+    "axis; values as wide as keys; heads of a multiple of 8 up to 128 (256 on Hopper); steps that are a scale, a mask "
+    "and a bias"
+)
+BACKWARD_LIMITS = f"{LIMITS}; with a bias or mask even sequences"
+
 # Shorter sequences are within noise of XLA's own code.
 _MIN_SEQ = 32
 # With fewer rows most of a tile of queries is empty, and XLA's own code reads the keys as fast.
