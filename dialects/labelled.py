@@ -22,11 +22,18 @@ def spread(value: jax.Array, layout: Layout, sizes: Sizes, order: Sequence[str])
 
 
 def einsum(
-    operands: Sequence[tuple[jax.Array, Layout]], sizes: Sizes, out: Sequence[str], dtype: Any, exact: bool = True
+    operands: Sequence[tuple[jax.Array, Layout]],
+    sizes: Sizes,
+    out: Sequence[str],
+    dtype: Any,
+    exact: bool = True,
+    partition: Mapping[str, Any] | None = None,
 ) -> jax.Array:
     """Σ over the axes that `out` lacks of the product of `operands`, in `dtype`; repeated along axes that only `out`
     has. Unless `exact`, narrower operands are multiplied as they are, with the precision that JAX has by default.
+    Where axes of meshes are explicit, `partition` says over which of them each axis of the result is split.
     """
+    import jax
     import jax.numpy as jnp
 
     number = {axis: i for i, axis in enumerate(sizes)}
@@ -36,11 +43,13 @@ def einsum(
         arguments += [factored.astype(dtype) if exact else factored, [number[axis] for axis in layout.axes]]
     present = {axis for _, layout in operands for axis in layout.axes}
     kept = [axis for axis in out if axis in present]
+    sharding = None if partition is None else jax.P(*(partition.get(axis) for axis in kept))
     result = jnp.einsum(
         *arguments,
         [number[axis] for axis in kept],
         precision="highest" if exact else None,
         preferred_element_type=dtype,
+        out_sharding=sharding,
     )
     wide = result.reshape([sizes[axis] if axis in present else 1 for axis in out])
     return jnp.broadcast_to(wide, [sizes[axis] for axis in out])

@@ -19,7 +19,7 @@ from jax.interpreters import ad
 from jax.typing import ArrayLike, DTypeLike
 
 from zenith_mlir.dialects import matmul as dialect
-from zenith_mlir.dialects.labelled import spread
+from zenith_mlir.dialects.labelled import einsum, spread
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.dialects.matmul import MatmulSpec, Step
 from zenith_mlir.ops.arguments import check, check_choice, floating
@@ -34,10 +34,13 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 
 @dataclass(frozen=True)
 class Product:
-    """A product and the dtype of its result."""
+    """A product and the dtype of its result; over which axes of a mesh each axis of a bare product's result is split,
+    where these are explicit and the operands do not decide it.
+    """
 
     spec: MatmulSpec
     dtype: np.dtype
+    partition: tuple[tuple[str, Any], ...] | None = None
 
     @property
     def is_bare(self) -> bool:
@@ -53,7 +56,13 @@ class Product:
 
 
 def _formula(*operands: Any, spec: Product) -> tuple[Any]:
-    return (dialect.reference(spec.spec, *operands, out_dtype=spec.dtype, exact=False),)
+    if spec.partition is None:
+        return (dialect.reference(spec.spec, *operands, out_dtype=spec.dtype, exact=False),)
+    bare, (lhs, rhs) = spec.spec, operands
+    sums = jnp.promote_types(jnp.promote_types(lhs.dtype, rhs.dtype), jnp.float32)
+    pair = [(lhs, bare.lhs), (rhs, bare.rhs)]
+    x = einsum(pair, bare.axes, bare.out.axes, sums, exact=False, partition=dict(spec.partition))
+    return (x.reshape(bare.out.shape(bare.axes)).astype(spec.dtype),)
 
 
 def _batched(product: Product, operands: Sequence[Any], dims: Dims) -> tuple[Any, list[Any], list[int]]:
@@ -72,7 +81,7 @@ def _batched(product: Product, operands: Sequence[Any], dims: Dims) -> tuple[Any
         modifiers=tuple(before(name, layout, of) for layout, of in zip(spec.modifiers, has[2:], strict=True)),
     )
     arranged = [moved(x, dim, size) if of else x for x, dim, of in zip(operands, dims, has, strict=True)]
-    return Product(wider, product.dtype), arranged, [0]
+    return replace(product, spec=wider), arranged, [0]
 
 
 matmul_p = define(Operation(dialect.NAME, _formula, Product.attributes, _batched))
@@ -127,8 +136,15 @@ def _transpose(cotangents: Sequence[Any], lhs: Any, rhs: Any, *, spec: Product) 
     cotangent = cotangents[0].astype(jnp.promote_types(dtype, known.dtype))
     first, second = (cotangent, known) if of_lhs else (known, cotangent)
     turned = MatmulSpec(bare.axes, *layouts)
-    (found,) = bind(matmul_p, Product(turned, dtype), first, second)
+    (found,) = bind(matmul_p, Product(turned, dtype, _partition(cotangent, unknown.aval, turned.out)), first, second)
     return [found, None] if of_lhs else [None, found]
+
+
+def _partition(cotangent: Any, aval: Any, layout: Layout) -> tuple[tuple[str, Any], ...] | None:
+    """How a gradient of this type is split, axis by axis, if axes of the cotangent's mesh are explicit."""
+    if jax.sharding.AxisType.Explicit not in jax.typeof(cotangent).sharding.mesh.axis_types:
+        return None
+    return tuple((dim[0], split) for dim, split in zip(layout.dims, aval.sharding.spec, strict=True) if dim)
 
 
 ad.primitive_jvps[matmul_p] = _jvp
