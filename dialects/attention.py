@@ -23,17 +23,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from zenith_mlir.dialects.fields import field
 from zenith_mlir.dialects.labelled import einsum, plain, spread
 from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.dialects.roles import RoleSpec
 
 if TYPE_CHECKING:
     import jax
     from jaxlib.mlir import ir
 
 NAME = "zenith.attention"
-_T = TypeVar("_T")
 
 # kind -> fields that it takes, and what the logits x or the probabilities p become. `value` is a number, `operand` the
 # number of a role m (3 is the first modifier), `low`/`high` bound column - row (absent: unbounded), `negated` reads a
@@ -83,8 +84,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
+class AttentionSpec(RoleSpec):
     """What the attributes of a zenith.attention say."""
+
+    OP: ClassVar[str] = NAME
+    ROLES: ClassVar[tuple[str, ...]] = ("q", "k", "v")
 
     axes: dict[str, int]
     q: Layout
@@ -97,17 +101,9 @@ class AttentionSpec:
     sources: tuple[int, ...] = ()
     residuals: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.sources:
-            object.__setattr__(self, "sources", tuple(range(3 + len(self.modifiers))))
-
     def __hash__(self) -> int:
         own = (*self.axes.items(), *self.role_layouts, self.out, *self.steps, *self.sources)
         return hash((own, self.escapes, self.residuals))
-
-    @property
-    def role_layouts(self) -> tuple[Layout, ...]:
-        return (self.q, self.k, self.v, *self.modifiers)
 
     @property
     def contracted(self) -> tuple[str, ...]:
@@ -160,26 +156,6 @@ class AttentionSpec:
         after = kinds.index("tanh") + 1
         return self.steps[after].value if after < len(kinds) and kinds[after] == "scale" else 1.0
 
-    def roles(self, operands: Sequence[_T]) -> list[_T]:
-        """What plays each role: q, k, v, then the modifiers."""
-        return [operands[source] for source in self.sources]
-
-    def verify(self, shapes: Sequence[Sequence[int]], result: Sequence[int]) -> None:
-        """Check layouts against the shapes of operands and result.
-
-        Raises: ValueError naming the role, the shape its layout means and the shape it has.
-        """
-        if set(self.sources) != set(range(len(shapes))):
-            raise ValueError(f"{NAME} has {len(shapes)} operands where its roles are played by {list(self.sources)}")
-        names = ["q", "k", "v", *(f"modifier {i}" for i in range(len(self.modifiers))), "the result"]
-        layouts = [*self.role_layouts, self.out]
-        for name, layout, shape in zip(names, layouts, [*self.roles(shapes), result], strict=True):
-            expected = layout.shape(self.axes)
-            if tuple(shape) != expected:
-                raise ValueError(
-                    f'{NAME}: {name} is laid out "{layout}" = {list(expected)}, but has shape {list(shape)}'
-                )
-
     def attributes(self) -> dict[str, ir.Attribute]:
         """As attributes of a stablehlo.composite, in the current MLIR context."""
         from zenith_mlir.dialects.attributes import to_attribute
@@ -203,20 +179,12 @@ class AttentionSpec:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> AttentionSpec:
-        """Read what `attributes` wrote, already turned into Python values."""
-        layout = Layout.parse
-        return cls(
-            axes=dict(attributes["axes"]),
-            q=layout(attributes["q"]),
-            k=layout(attributes["k"]),
-            v=layout(attributes["v"]),
-            out=layout(attributes["out"]),
-            modifiers=tuple(layout(text) for text in attributes["modifiers"]),
-            steps=tuple(Step(**fields) for fields in attributes["steps"]),
-            escapes=bool(attributes["escapes"]),
-            residuals=bool(attributes["residuals"]),
-            sources=tuple(attributes["sources"]),
-        )
+        """Read what `attributes` wrote, already turned into Python values.
+
+        Raises: ValueError naming what is missing or is no such thing.
+        """
+        escapes, residuals = (field(NAME, attributes, name, bool) for name in ("escapes", "residuals"))
+        return cls(**cls.read(attributes, Step, STEP_FIELDS), escapes=escapes, residuals=residuals)
 
 
 def _step_fields(step: Step) -> dict[str, Any]:

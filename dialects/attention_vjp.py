@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zenith_mlir.dialects.attention import AttentionSpec, probabilities
+from zenith_mlir.dialects.fields import field
 from zenith_mlir.dialects.labelled import einsum, plain, spread
 from zenith_mlir.dialects.layout import Layout
 
@@ -102,10 +103,20 @@ class AttentionVjpSpec:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> AttentionVjpSpec:
-        """Read what `attributes` wrote, already turned into Python values."""
-        gradients = [Gradient(g["role"], Layout.parse(g["layout"]), g["factor"]) for g in attributes["gradients"]]
+        """Read what `attributes` wrote, already turned into Python values.
+
+        Raises: ValueError naming what is missing or is no such thing.
+        """
+        gradients = [
+            Gradient(
+                field(NAME, g, "role", int),
+                Layout.parse(field(NAME, g, "layout", str)),
+                field(NAME, g, "factor", float),
+            )
+            for g in field(NAME, attributes, "gradients", list)
+        ]
         spec = AttentionSpec.from_attributes(attributes)
-        return cls(spec, Layout.parse(attributes["cotangent"]), tuple(gradients))
+        return cls(spec, Layout.parse(field(NAME, attributes, "cotangent", str)), tuple(gradients))
 
 
 def reference(spec: AttentionVjpSpec, *operands: jax.Array, dtype: Any = None, exact: bool = True) -> list[jax.Array]:

@@ -19,17 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zenith_mlir.dialects.labelled import einsum, spread
 from zenith_mlir.dialects.layout import Layout
+from zenith_mlir.dialects.roles import RoleSpec
 
 if TYPE_CHECKING:
     import jax
     from jaxlib.mlir import ir
 
 NAME = "zenith.matmul"
-_T = TypeVar("_T")
 
 # kind -> fields that it takes, and what x becomes. `value` is a number, `operand` the number of a role m (2 is the
 # first modifier), `dtype` the name of an element type.
@@ -71,8 +71,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class MatmulSpec:
+class MatmulSpec(RoleSpec):
     """What the attributes of a zenith.matmul say."""
+
+    OP: ClassVar[str] = NAME
+    ROLES: ClassVar[tuple[str, ...]] = ("lhs", "rhs")
 
     axes: dict[str, int]
     lhs: Layout
@@ -83,11 +86,8 @@ class MatmulSpec:
     sources: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            object.__setattr__(self, "sources", tuple(range(_FIRST_MODIFIER + len(self.modifiers))))
-        named = [("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out)]
-        named += [(f"modifier {i}", layout) for i, layout in enumerate(self.modifiers)]
-        for name, layout in named:
+        super().__post_init__()
+        for name, layout in zip((*self.role_names, "out"), (*self.role_layouts, self.out), strict=True):
             unknown = sorted(set(layout.axes) - set(self.axes))
             if unknown:
                 raise ValueError(f'{NAME}: {name} = "{layout}" has axes {unknown} whose sizes are not given')
@@ -134,26 +134,6 @@ class MatmulSpec:
             size *= self.axes[axis]
         return size
 
-    def roles(self, operands: Sequence[_T]) -> list[_T]:
-        """What plays each role: lhs, rhs, then the modifiers."""
-        return [operands[source] for source in self.sources]
-
-    def verify(self, shapes: Sequence[Sequence[int]], result: Sequence[int]) -> None:
-        """Check layouts against the shapes of operands and result.
-
-        Raises: ValueError naming the role, the shape its layout means and the shape it has.
-        """
-        if set(self.sources) != set(range(len(shapes))):
-            raise ValueError(f"{NAME} has {len(shapes)} operands where its roles are played by {list(self.sources)}")
-        names = ["lhs", "rhs", *(f"modifier {i}" for i in range(len(self.modifiers))), "the result"]
-        layouts = [self.lhs, self.rhs, *self.modifiers, self.out]
-        for name, layout, shape in zip(names, layouts, [*self.roles(shapes), result], strict=True):
-            expected = layout.shape(self.axes)
-            if tuple(shape) != expected:
-                raise ValueError(
-                    f'{NAME}: {name} is laid out "{layout}" = {list(expected)}, but has shape {list(shape)}'
-                )
-
     def attributes(self) -> dict[str, ir.Attribute]:
         """As attributes of a stablehlo.composite, in the current MLIR context."""
         from zenith_mlir.dialects.attributes import to_attribute
@@ -178,19 +158,7 @@ class MatmulSpec:
 
         Raises: ValueError naming what is missing or does not fit together.
         """
-        missing = [name for name in ("axes", "lhs", "rhs", "out") if name not in attributes]
-        if missing:
-            raise ValueError(f"{NAME} lacks the attributes {', '.join(missing)}")
-        layout = Layout.parse
-        return cls(
-            axes=dict(attributes["axes"]),
-            lhs=layout(attributes["lhs"]),
-            rhs=layout(attributes["rhs"]),
-            out=layout(attributes["out"]),
-            modifiers=tuple(layout(text) for text in attributes.get("modifiers", ())),
-            steps=tuple(Step(**fields) for fields in attributes.get("steps", ())),
-            sources=tuple(attributes.get("sources", ())),
-        )
+        return cls(**cls.read(attributes, Step, STEP_FIELDS))
 
 
 def reference(

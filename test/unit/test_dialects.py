@@ -1,10 +1,14 @@
-"""docs/dialect.md is what the declarations say, and they say something of every attribute of every op."""
+"""docs/dialect.md is what the declarations say, and they say something of every attribute of every op; attributes that
+are none are refused in words.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,8 @@ import pytest
 from ops_cases import CASES
 
 import zenith_mlir as zenith
+from zenith_mlir.dialects.attention import AttentionSpec
+from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec
 from zenith_mlir.dialects.attributes import from_attribute
 from zenith_mlir.dialects.declaration import DECLARATIONS
 from zenith_mlir.dialects.table import OPS
@@ -63,3 +69,37 @@ def test_every_attribute_has_a_meaning(generate: ModuleType) -> None:
 def test_text_of_other_blocks_is_no_table_of_attributes(generate: ModuleType) -> None:
     assert "    dx = r (g - mean g" in generate.section(OPS["zenith.layer_norm_vjp"])
     assert "| `epsilon` | f64 |  | inside the root |" in generate.section(OPS["zenith.layer_norm_vjp"])
+
+
+ATTENTION: dict[str, Any] = {
+    "axes": {"t": 4, "s": 4, "d": 8, "e": 8},
+    "q": "t d",
+    "k": "s d",
+    "v": "s e",
+    "out": "t e",
+    "escapes": False,
+    "residuals": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"q": 1}, "zenith.attention: attribute q is 1, expected a str"),
+        ({"steps": [{"kind": "swish"}]}, "zenith.attention has no step 'swish'; there are scale, offset"),
+        ({"steps": [{"kind": "tanh", "value": 2.0}]}, "the step 'tanh' takes nothing, got value=2.0"),
+        ({"escapes": "no"}, "zenith.attention: attribute escapes is 'no', expected a bool"),
+        ({"sources": 3}, "zenith.attention: attribute sources is 3, expected a list"),
+    ],
+)
+def test_attributes_of_attention_that_do_not_fit(attributes: dict[str, Any], message: str) -> None:
+    AttentionSpec.from_attributes(ATTENTION)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        AttentionSpec.from_attributes(ATTENTION | attributes)
+
+
+def test_attributes_of_attention_that_lack() -> None:
+    with pytest.raises(ValueError, match=r"zenith.attention lacks the attributes k, out"):
+        AttentionSpec.from_attributes({name: fact for name, fact in ATTENTION.items() if name not in ("k", "out")})
+    with pytest.raises(ValueError, match=r"zenith.attention_vjp has no attribute gradients"):
+        AttentionVjpSpec.from_attributes(ATTENTION)
