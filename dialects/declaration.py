@@ -51,6 +51,12 @@ DECLARATIONS: dict[str, Declaration] = {
         _NORM, "...", "zenith.rms_norm_vjp", "RMSNormalization-23; Add-14 for a residual, an offset and a bias"
     ),
     "zenith.rms_norm_vjp": Declaration(_NORM_VJP, "...", _FORMULA, _NONE),
+    "zenith.group_norm": Declaration(
+        "b y x g c, g c, g c -> b y x g c",
+        "every axis that is not normalised",
+        _FORMULA,
+        "GroupNormalization-21, InstanceNormalization-6; Add-14 for an offset",
+    ),
     "zenith.gelu": Declaration("... f, f -> ... f", _ELEMENTWISE, "zenith.gelu_vjp", "Gelu-20; Add-14 for a bias"),
     "zenith.gelu_vjp": Declaration("... f, f, ... f -> ... f", _ELEMENTWISE, _FORMULA, _NONE),
     "zenith.silu": Declaration(

@@ -47,6 +47,7 @@ TYPES = {
     "float": "f64",
     "dict[str, int]": "dictionary of i64",
     "tuple[int, ...]": "array of i64",
+    "tuple[str, ...]": "string",
     "tuple[Layout, ...]": "array of strings",
     "tuple[Step, ...]": "array of dictionaries",
     "tuple[Gradient, ...]": "array of dictionaries",
@@ -87,7 +88,8 @@ def section(op: Op) -> str:
     }
     lines.append(_table(["", ""], [[name, fact] for name, fact in facts.items()]))
     rows = [[row.name, row.platform, row.numerics, row.limits] for row in op.implementations]
-    lines.append(_table(["implementation", "target", "numerics", "limits"], rows))
+    head = ["implementation", "target", "numerics", "limits"]
+    lines.append(_table(head, rows) if rows else "There is no implementation yet: its decomposition runs.")
     return "\n\n".join(lines) + "\n"
 
 
