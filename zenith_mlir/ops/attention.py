@@ -18,11 +18,10 @@ from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ops import primitive
-from zenith_mlir.ops.arguments import booleans, check, check_shape, describe, floating, integers
+from zenith_mlir.ops.arguments import booleans, describe, floating
+from zenith_mlir.ops.attention_layouts import OP, band, inside, layouts_of, of_logits, rounded
 from zenith_mlir.ops.batching import before, fresh, moved, size_of, widened
 from zenith_mlir.ops.primitive import Dims, Operation, bind, define
-
-_OP = "attention"
 
 
 def _formula(*operands: Any, spec: AttentionSpec) -> tuple[Any, ...]:
@@ -141,13 +140,13 @@ def attention(
         the mask not of booleans or lengths not of integers.
       ValueError: if shapes do not fit.
     """
-    q, k, v = floating(_OP, query=query, key=key, value=value)
+    q, k, v = floating(OP, query=query, key=key, value=value)
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(
             f"zenith.ops.attention: query, key and value are {describe(q)}, {describe(k)} and {describe(v)}, expected "
             "one dtype; convert them to the same"
         )
-    axes, layouts = _layouts(q.shape, k.shape, v.shape)
+    axes, layouts = layouts_of(q.shape, k.shape, v.shape)
     of_q, of_k, of_v, of_out = layouts
     logits = jnp.promote_types(q.dtype, jnp.float32)
     operands, modifiers, steps = [q, k, v], [], []
@@ -158,103 +157,29 @@ def attention(
         return len(operands) - 1
 
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    steps.append(Step("scale", value=_rounded(factor, logits)))
+    steps.append(Step("scale", value=rounded(factor, logits)))
     if logits_soft_cap is not None:
         cap = float(logits_soft_cap)
         steps += [
-            Step("scale", value=_rounded(1 / cap, logits)),
+            Step("scale", value=rounded(1 / cap, logits)),
             Step("tanh"),
-            Step("scale", value=_rounded(cap, logits)),
+            Step("scale", value=rounded(cap, logits)),
         ]
-    for array in floating(_OP, bias=bias):
-        steps.append(Step("add", operand=modifier(*_of_logits("bias", array, axes, layouts))))
-    fill = _rounded(-0.7 * float(np.finfo(np.float32).max), logits)
+    for array in floating(OP, bias=bias):
+        steps.append(Step("add", operand=modifier(*of_logits("bias", array, axes, layouts))))
+    fill = rounded(-0.7 * float(np.finfo(np.float32).max), logits)
     if mask is not None:
-        array = booleans(_OP, "mask", mask)
-        steps.append(Step("select", operand=modifier(*_of_logits("mask", array, axes, layouts)), value=fill))
+        array = booleans(OP, "mask", mask)
+        steps.append(Step("select", operand=modifier(*of_logits("mask", array, axes, layouts)), value=fill))
     if key_value_seq_lengths is not None:
-        inside = _inside("key_value_seq_lengths", key_value_seq_lengths, axes, "s")
-        steps.append(Step("select", operand=modifier(inside, Layout((("b",), ("s",)))), value=fill))
-    low, high = _band(local_window_size, is_causal)
+        counts = inside("key_value_seq_lengths", key_value_seq_lengths, axes, "s")
+        steps.append(Step("select", operand=modifier(counts, Layout((("b",), ("s",)))), value=fill))
+    low, high = band(local_window_size, is_causal)
     if low is not None or high is not None:
         steps.append(Step("band", low=low, high=high, value=fill))
     spec = AttentionSpec(axes, of_q, of_k, of_v, of_out, tuple(modifiers), tuple(steps))
     (out,) = bind(attention_p, spec, *operands)
     if query_seq_lengths is None:
         return out
-    counts = _inside("query_seq_lengths", query_seq_lengths, axes, "t")
+    counts = inside("query_seq_lengths", query_seq_lengths, axes, "t")
     return jnp.where(counts[:, :, None, None], out, 0)
-
-
-def _layouts(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> tuple[dict[str, int], list[Layout]]:
-    """Sizes of the axes; the layouts of query, key, value and result."""
-    dims = "[B, T, N, H] or [T, N, H]"
-    check(
-        _OP,
-        len(q) in (3, 4),
-        f"query has shape {list(q)}, expected {dims}; add an axis of heads with query[:, :, None]",
-    )
-    rank = len(q)
-    wanted = "[B, S, K, H]" if rank == 4 else "[S, K, H]"
-    for name, shape in (("key", k), ("value", v)):
-        fits = len(shape) == rank and (rank == 3 or shape[0] == q[0])
-        check(_OP, fits, f"{name} has shape {list(shape)}, expected {wanted} as query has {list(q)}")
-    check(_OP, k[-1] == q[-1], f"key has {k[-1]} features and query {q[-1]}, expected as many")
-    check(_OP, k[-3:-1] == v[-3:-1], f"value has shape {list(v)}, expected as many rows and heads as key, {list(k)}")
-    heads, shared = q[-2], k[-2]
-    check(
-        _OP,
-        shared > 0 and heads % shared == 0,
-        f"query has {heads} heads and key {shared}, expected a multiple; repeat keys and values with jnp.repeat",
-    )
-    axes = {"t": q[-3], "s": k[-3], "h": shared, "d": q[-1], "e": v[-1]}
-    if rank == 4:
-        axes["b"] = q[0]
-    if heads != shared:
-        axes["g"] = heads // shared
-    batch = (("b",),) if rank == 4 else ()
-    all_heads = ("h", "g") if heads != shared else ("h",)
-    dims_of = [
-        (("t",), all_heads, ("d",)),
-        (("s",), ("h",), ("d",)),
-        (("s",), ("h",), ("e",)),
-        (("t",), all_heads, ("e",)),
-    ]
-    return dict(sorted(axes.items())), [Layout((*batch, *dims)) for dims in dims_of]
-
-
-def _of_logits(name: str, array: Any, axes: dict[str, int], layouts: Sequence[Layout]) -> tuple[Any, Layout]:
-    """`array`, which broadcasts to [B, N, T, S], and its layout."""
-    *batch, rows, heads, _ = layouts[0].dims
-    full = Layout((*batch, heads, rows, ("s",)))
-    wanted = full.shape(axes)
-    shape = tuple(array.shape)
-    if len(shape) == len(wanted) + 1 and shape[0] == 1:  # as jax.nn has it for arrays without a batch
-        array, shape = array[0], shape[1:]
-    missing = len(wanted) - len(shape)
-    fits = missing >= 0 and all(size in (1, of) for size, of in zip(shape, wanted[missing:], strict=True))
-    what = "[B, N, T, S]" if batch else "[N, T, S]"
-    check(_OP, fits, f"{name} has shape {list(array.shape)}, expected one that broadcasts to {what} = {list(wanted)}")
-    dims = full.dims[missing:]
-    return array, Layout(tuple(() if size == 1 else dim for size, dim in zip(shape, dims, strict=True)))
-
-
-def _inside(name: str, lengths: Any, axes: dict[str, int], axis: str) -> Any:
-    """Booleans [B, rows]: whether a row is one of those that count."""
-    check(_OP, "b" in axes, f"{name} is given and query has no batch, expected [B, T, N, H]")
-    array = integers(_OP, name, lengths)
-    check_shape(_OP, name, array, (axes["b"],), "one length an element of the batch")
-    return jnp.arange(axes[axis]) < array[:, None]
-
-
-def _band(window: int | tuple[int, int] | None, is_causal: bool) -> tuple[int | None, int | None]:
-    """Bounds of column - row."""
-    if window is None:
-        return None, 0 if is_causal else None
-    left, right = (window, window) if isinstance(window, int) else window
-    return -left, min(right, 0) if is_causal else right
-
-
-def _rounded(number: float, dtype: Any) -> float:
-    """`number` as it is in `dtype`."""
-    return float(np.asarray(number, dtype))
