@@ -82,7 +82,7 @@ def test_products_of_bfloat16_and_their_gradients_are_kernels() -> None:
         with zenith.pipeline(KERNELS, strict=True) as p:
             found = jax.jit(jax.value_and_grad(loss(case), case.moving))(*operands)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-2, atol=5e-2), found, wanted)
-        assert [(remark.kind, remark.op) for remark in p.remarks] == [("passed", "zenith.matmul")] * 3
+        assert [remark.kind for remark in p.remarks if remark.op == "zenith.matmul"] == ["passed"] * 3
 
 
 @pytest.mark.once
@@ -155,6 +155,8 @@ def facts_of_attention(spec: Any) -> Any:
 # the first norm is that of its weight alone, which is no op in a program.
 FOUND = {
     "zenith.rms_norm": lambda spec: dataclasses.replace(spec, epsilon=round(spec.epsilon, 12)),
+    "zenith.swiglu": lambda spec: spec,
+    "zenith.swiglu_vjp": lambda spec: spec,
     "zenith.attention": facts_of_attention,
     "zenith.attention_vjp": lambda spec: (
         facts_of_attention(spec.attention),
