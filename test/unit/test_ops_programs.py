@@ -155,6 +155,8 @@ def facts_of_attention(spec: Any) -> Any:
 # the first norm is that of its weight alone, which is no op in a program.
 FOUND = {
     "zenith.rms_norm": lambda spec: dataclasses.replace(spec, epsilon=round(spec.epsilon, 12)),
+    "zenith.rotary": lambda spec: (spec.axes, spec.x, spec.table.axes, spec.rotated, spec.pairing, spec.out),
+    "zenith.rotary_vjp": lambda spec: (spec.axes, spec.x, spec.table.axes, spec.rotated, spec.pairing, spec.out),
     "zenith.swiglu": lambda spec: spec,
     "zenith.swiglu_vjp": lambda spec: spec,
     "zenith.attention": facts_of_attention,
