@@ -20,6 +20,7 @@ def outline_composite(
     results: Sequence[ir.Value],
     attributes: Mapping[str, ir.Attribute],
     before: ir.Operation | None = None,
+    aliases: Mapping[ir.Value, ir.Value] | None = None,
 ) -> ir.Operation:
     """Put a composite called `name` where the first of `results` is computed, or `before` an operation; its
     decomposition is a copy of `ops`.
@@ -33,10 +34,11 @@ def outline_composite(
       results: values of `ops` that the composite replaces. All their users move to the composite; the other matched
         operations stay where somebody else still uses them and are erased where nobody does.
       attributes: what was recognised.
+      aliases: values that `ops` use, and what equals them and stands for them in the decomposition.
 
     Returns: the composite.
     """
-    func = _decomposition(module, name.replace(".", "_"), ops, operands, results)
+    func = _decomposition(module, name.replace(".", "_"), ops, operands, results, aliases or {})
     anchor = before or producer(results[0])
     with anchor.location, ir.InsertionPoint(anchor):
         composite = ir.Operation.create(
@@ -69,6 +71,7 @@ def _decomposition(
     ops: Sequence[ir.Operation],
     operands: Sequence[ir.Value],
     results: Sequence[ir.Value],
+    aliases: Mapping[ir.Value, ir.Value],
 ) -> str:
     name = unique_name(module, stem)
     signature = ir.FunctionType.get([value.type for value in operands], [value.type for value in results])
@@ -87,6 +90,7 @@ def _decomposition(
     with ir.InsertionPoint(block):
         mapping: dict[ir.Value, ir.Value] = dict(zip(operands, block.arguments, strict=True))
         for op in ops:
+            mapping.update((value, mapping[same]) for value, same in aliases.items() if same in mapping)
             clone_op(op, mapping)
         with location:
             ir.Operation.create("func.return", operands=[mapping[result] for result in results])

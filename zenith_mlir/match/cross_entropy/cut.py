@@ -1,0 +1,105 @@
+"""The operations between the operands of a cross-entropy, or of its gradient, and the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.cones import cone
+from zenith_mlir.ir.facts import element_type, is_float, producer, shape
+from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial
+from zenith_mlir.match.constants import EXACT_OPS
+from zenith_mlir.match.cross_entropy.formula import Cotangents, Terms
+from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
+from zenith_mlir.match.cross_entropy.rows import can_be_rows
+from zenith_mlir.match.nomatch import NoMatch
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """`value` is `factor` times a cotangent."""
+
+    value: ir.Value
+    factor: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`ops` compute a result from the logits, the labels, residuals, constants and `of_loss` and `of_lse`, which are
+    the cotangents or multiples of them. A cotangent that is one `number` everywhere is among the constants.
+    """
+
+    ops: list[ir.Operation]
+    of_loss: list[Leaf]
+    of_lse: list[Leaf]
+    number: float | None = None
+
+
+def cut(
+    reader: CrossEntropyReader,
+    result: ir.Value,
+    logits: ir.Value,
+    terms: Terms,
+    residuals: Collection[ir.Value],
+    cotangents: Cotangents | None,
+) -> Cut:
+    """Cut `result` loose.
+
+    Raises: NoMatch if it depends on more.
+    """
+    labels = terms.indicator.labels
+    block = producer(result).block
+    number = None if cotangents is None else _number(cotangents.of_loss)
+    wanted = [] if cotangents is None else [cotangents.of_lse, None if number is not None else cotangents.of_loss]
+    found: list[list[Leaf]] = [[], []]
+
+    def enter(value: ir.Value, op: ir.Operation | None) -> bool:
+        for leaves, polynomial in zip(found, wanted, strict=False):
+            factor = None if polynomial is None else _factor(reader, value, polynomial)
+            if factor is not None:
+                leaves.append(Leaf(value, factor))
+                return False
+        if op is None or op.name in _BARRIERS or (op.block != block and op.name not in EXACT_OPS):
+            culprit = producer(result) if op is None else op
+            what = "loss" if cotangents is None else "gradient of the loss"
+            raise NoMatch(culprit, f"the {what} depends on more than logits, labels and one cotangent a row")
+        return op.name != "stablehlo.constant"
+
+    ops = cone([result], {logits, labels, *residuals}, enter)
+    of_lse, of_loss = found
+    for polynomial, leaves in zip(wanted, found, strict=False):
+        if polynomial is not None and not leaves:
+            raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
+    return Cut(ops, of_loss, of_lse, number)
+
+
+_BARRIERS = frozenset(
+    {
+        "stablehlo.while", "stablehlo.case", "stablehlo.if", "stablehlo.optimization_barrier", "stablehlo.custom_call",
+        "stablehlo.composite", "stablehlo.dot_general", "stablehlo.convolution",
+    }
+)  # fmt: skip
+
+
+def _number(polynomial: Polynomial) -> float | None:
+    ((monomial, coefficient),) = polynomial.terms.items() if len(polynomial.terms) == 1 else ((None, 0.0),)
+    return coefficient if monomial is not None and not monomial else None
+
+
+def _factor(reader: CrossEntropyReader, value: ir.Value, polynomial: Polynomial) -> float | None:
+    """What `value` is of the cotangent `polynomial`."""
+    rows = shape(reader.logits)[:-1]
+    if not is_float(element_type(value)) or not can_be_rows(value, rows):
+        return None
+    wide = math.prod(shape(value)) != math.prod(rows)
+    view = reader.view if wide else reader.space.regroup(reader.space.resolve_view(reader.rows), shape(value))
+    if view is None:
+        return None
+    try:
+        found = reader.resolved(reader.read(value, view))
+    except NotPolynomial:
+        return None
+    return found.ratio_to(reader.resolved(polynomial))

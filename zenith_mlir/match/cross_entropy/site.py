@@ -1,0 +1,283 @@
+"""One cross-entropy of a program: its loss, its gradient, and what else uses what lies between.
+
+Every value is reached from the exponentials of the rows. Those that are one number a row are compared with the loss,
+those of the extent of the logits with its gradient (`formula.py`). Both are found together, so that nothing of the
+logits' extent outlives them: where something else uses that, it is computed anyway, and nothing is raised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.facts import (
+    element_type,
+    float_width,
+    int_list,
+    is_float_convert,
+    producer,
+    reduction,
+    shape,
+    users,
+)
+from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial
+from zenith_mlir.match.attention.normaliser import row_sums
+from zenith_mlir.match.attention.shifts import strip_shifts
+from zenith_mlir.match.axes import AxisSpace, View
+from zenith_mlir.match.chains import through_converts
+from zenith_mlir.match.cross_entropy.cut import Cut, cut
+from zenith_mlir.match.cross_entropy.formula import (
+    Cotangents,
+    Terms,
+    gradient_cotangents,
+    gradient_terms,
+    loss_terms,
+    targets,
+)
+from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
+from zenith_mlir.match.cross_entropy.region import Region, downstream, survivor
+from zenith_mlir.match.nomatch import NoMatch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The exponentials of rows of logits, their `maximum` m and the `total` Σ exp(x - m); `dims` is the shape of one
+    number a row.
+    """
+
+    maximum: ir.Value | None
+    total: ir.Value
+    guarded: bool
+    reader: CrossEntropyReader
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`value` is `sign` times the loss."""
+
+    value: ir.Value
+    terms: Terms
+    sign: float
+
+
+@dataclass(frozen=True)
+class Gradient:
+    value: ir.Value
+    cotangents: Cotangents
+
+
+@dataclass(frozen=True)
+class Site:
+    """A loss, its gradient, or both, each with the operations that compute it from `logits` and labels."""
+
+    rows: Rows
+    logits: ir.Value
+    loss: Loss | None
+    loss_cut: Cut | None
+    gradient: Gradient | None
+    gradient_cut: Cut | None
+
+    @property
+    def ops(self) -> set[ir.Operation]:
+        """All that may be erased once the composites are there."""
+        return {op for found in (self.loss_cut, self.gradient_cut) if found is not None for op in found.ops}
+
+    @property
+    def terms(self) -> Terms:
+        found = self.loss.terms if self.loss is not None else None
+        if found is None:
+            assert self.gradient is not None
+            found = self.gradient.cotangents.terms
+        return found
+
+
+def match_cross_entropy(exponential: ir.Operation) -> Site | None:
+    """The cross-entropy whose exponentials `exponential` computes; None where nothing resembles one.
+
+    Raises: NoMatch if something does, and is none or cannot be taken out.
+    """
+    rows = _rows(exponential)
+    if rows is None:
+        return None
+    region = downstream(exponential)
+    losses = list(_losses(rows, region))
+    gradients = list(_gradients(rows, region, [loss.terms for loss in losses]))
+    failure: NoMatch | None = None
+    for loss, gradient in _pairs(losses, gradients):
+        if rows.maximum is None:
+            raise NoMatch(
+                exponential,
+                "the exponentials of the loss are summed without subtracting the row maximum first",
+                "use jax.nn.logsumexp or jax.nn.log_softmax, which cannot overflow",
+            )
+        try:
+            return _site(rows, loss, gradient)
+        except NoMatch as miss:
+            failure = failure or miss
+    if failure is not None:
+        raise failure
+    _refuse_probabilities(rows, region)
+    return None
+
+
+def _rows(exponential: ir.Operation) -> Rows | None:
+    """None where no row of several exponentials is summed."""
+    row_sum = next((row_sum for row_sum in row_sums(exponential) if row_sum.mask is None), None)
+    extent = shape(exponential.results[0])
+    if row_sum is None or int_list(row_sum.total, "dimensions") != [len(extent) - 1] or extent[-1] == 1:
+        return None
+    space = AxisSpace()
+    view = space.fresh_view(extent)
+    (column,) = view[-1]
+    space.keep_whole([column])
+    try:
+        shifted = strip_shifts(space, exponential, view, column, at_most=1)
+    except NoMatch:
+        logits, maximum, guarded = exponential.operands[0], None, False
+    else:
+        logits, guarded = shifted.logits, shifted.guarded
+        maximum = next(op.results[0] for op in shifted.ops if reduction(op) == "stablehlo.maximum")
+    reader = CrossEntropyReader(space, _unrounded(logits), view, column, shifted=maximum is not None)
+    return Rows(maximum, row_sum.total.results[0], guarded, reader, extent[:-1])
+
+
+def _unrounded(logits: ir.Value) -> ir.Value:
+    """What the logits were before they became float32."""
+    source = through_converts(logits)
+    return source if float_width(element_type(source)) == 16 else logits
+
+
+def _polynomial(reader: CrossEntropyReader, value: ir.Value) -> Polynomial | None:
+    view = view_of(reader, value)
+    try:
+        return None if view is None else reader.read(value, view)
+    except NotPolynomial:
+        return None
+
+
+def view_of(reader: CrossEntropyReader, value: ir.Value) -> View | None:
+    """What the dimensions of a value with the extent of the logits, or with one number a row, run over."""
+    if shape(value) == shape(reader.logits):
+        return reader.space.resolve_view(reader.view)
+    if math.prod(shape(value)) != math.prod(shape(reader.logits)[:-1]):
+        return None
+    return reader.space.regroup(reader.space.resolve_view(reader.rows), shape(value))
+
+
+def _losses(rows: Rows, region: Region) -> Iterator[Loss]:
+    for value in region.rows:
+        polynomial = _polynomial(rows.reader, value)
+        found = None if polynomial is None else loss_terms(rows.reader, polynomial)
+        if found is not None:
+            yield Loss(value, *found)
+
+
+def _gradients(rows: Rows, region: Region, known: list[Terms]) -> Iterator[Gradient]:
+    for value in region.wide:
+        polynomial = _polynomial(rows.reader, value)
+        if polynomial is None:
+            continue
+        own = gradient_terms(rows.reader, polynomial)
+        for terms in [*reversed(known), *([] if own is None else [own])]:
+            cotangents = gradient_cotangents(rows.reader, polynomial, terms)
+            if cotangents is not None and not _is_inside(rows, cotangents):
+                yield Gradient(value, cotangents)
+                break
+
+
+def _is_inside(rows: Rows, cotangents: Cotangents) -> bool:
+    """Whether a cotangent varies along the columns: then it is none of a row."""
+    polynomials = [p for p in (cotangents.of_loss, cotangents.of_lse) if p is not None]
+    return any(
+        rows.reader.column in atom.axes(rows.reader.space)
+        for polynomial in polynomials
+        for monomial in polynomial.terms
+        for atom, _ in monomial
+    )
+
+
+def _pairs(losses: list[Loss], gradients: list[Gradient]) -> Iterator[tuple[Loss | None, Gradient | None]]:
+    """What to try, the most of the program first: the last loss that differs from those before, and the last gradient."""
+    gradient = gradients[-1] if gradients else None
+    tried: list[Terms] = []
+    for loss in reversed(losses):
+        if loss.terms not in tried:
+            tried.append(loss.terms)
+            yield _first_alike(losses, loss), gradient
+    if not losses and gradient is not None:
+        yield None, gradient
+
+
+def _first_alike(losses: list[Loss], last: Loss) -> Loss:
+    """The first of the losses with the same terms, or what its only user makes of it: a negation, a reshape."""
+    alike = [loss for loss in losses if loss.terms == last.terms]
+    found, *others = alike
+    for other in others:
+        if users(found.value) == [producer(other.value)]:
+            found = other
+    return found
+
+
+def _site(rows: Rows, loss: Loss | None, gradient: Gradient | None) -> Site:
+    gradient, logits = _operand(rows, gradient)
+    residuals = {rows.total, rows.maximum}
+    loss_cut = None if loss is None else cut(rows.reader, loss.value, logits, loss.terms, set(), None)
+    of_rows = {value for value in residuals if value is not None} if loss is not None else set()
+    gradient_cut = None
+    if gradient is not None:
+        terms = gradient.cotangents.terms
+        gradient_cut = cut(rows.reader, gradient.value, logits, terms, of_rows, gradient.cotangents)
+    cuts = [found for found in (loss_cut, gradient_cut) if found is not None]
+    ops = {op for found in cuts for op in found.ops}
+    ends = {found.value for found in (loss, gradient) if found is not None} | of_rows
+    user = survivor(_following(rows, logits, cuts), ops, ends)
+    if user is not None:
+        raise NoMatch(
+            user,
+            "the softmax or its logarithm, or a gradient of it, is used by something that is no part of the loss",
+            "compute metrics from the logits",
+        )
+    return Site(rows, logits, loss, loss_cut, gradient, gradient_cut)
+
+
+def _following(rows: Rows, logits: ir.Value, cuts: list[Cut]) -> list[ir.Value]:
+    """Values of the extent of the logits that the operations in `cuts` make of them."""
+    known = {logits, rows.reader.logits, rows.maximum, rows.total}
+    found: list[ir.Value] = []
+    for op in (op for found_cut in cuts for op in found_cut.ops):
+        if not known.isdisjoint(op.operands):
+            known.update(op.results)
+            is_logits = is_float_convert(op) and op.operands[0] == rows.reader.logits
+            found += [value for value in op.results if shape(value) == shape(logits) and not is_logits]
+    return found
+
+
+def _operand(rows: Rows, gradient: Gradient | None) -> tuple[Gradient | None, ir.Value]:
+    """Logits of 16 bits are read as they are if their gradient has 16 bits, too."""
+    root = rows.reader.logits
+    if gradient is None or element_type(gradient.value) == element_type(root):
+        return gradient, root
+    following = users(gradient.value)
+    if len(following) == 1 and is_float_convert(following[0]):
+        rounded = following[0].results[0]
+        if element_type(rounded) == element_type(root):
+            return Gradient(rounded, gradient.cotangents), root
+    converted = [op.results[0] for op in users(root) if is_float_convert(op)]
+    same = [value for value in converted if element_type(value) == element_type(gradient.value)]
+    return gradient, (same or [root])[0]
+
+
+def _refuse_probabilities(rows: Rows, region: Region) -> None:
+    """Raises: NoMatch if the rows are summed up with probabilities in the place of labels."""
+    for value in region.rows:
+        polynomial = _polynomial(rows.reader, value)
+        if polynomial is not None and targets(rows.reader.resolved(polynomial), rows.reader) is not None:
+            raise NoMatch(
+                producer(value),
+                "the targets of the cross-entropy are a matrix of probabilities, not labels",
+                "pass integer labels to optax.softmax_cross_entropy_with_integer_labels",
+            )
