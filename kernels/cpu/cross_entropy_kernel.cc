@@ -93,11 +93,13 @@ float At(Logits<Element> x, int64_t column) {
 template <class Element>
 float Loss(const CrossEntropyProblem& problem, Logits<Element> x, const RowSums& row, int64_t column) {
   if (column < 0 && problem.outside == Outside::kFill) return __builtin_nanf("");
-  const double lse = row.LogSumExp(), smoothing = problem.smoothing;
+  const double maximum = row.maximum, log_sum = __builtin_log(row.sum), smoothing = problem.smoothing;
+  // Beside a large maximum the logarithm of the sum is lost, unless the maximum meets the logits first, as in log-softmax.
+  auto below = [&](double logit) { return problem.infinity_is_nan ? maximum - logit + log_sum : maximum + log_sum - logit; };
   double loss = 0;
-  if (column >= 0 && smoothing != 1) loss += (1 - smoothing) * (lse - At<Element>(x, column));
-  if (smoothing != 0) loss += smoothing * (lse - row.total / static_cast<double>(problem.cols));
-  if (problem.z_loss != 0) loss += problem.z_loss * lse * lse;
+  if (column >= 0 && smoothing != 1) loss += (1 - smoothing) * below(At<Element>(x, column));
+  if (smoothing != 0) loss += smoothing * below(row.total / static_cast<double>(problem.cols));
+  if (problem.z_loss != 0) loss += problem.z_loss * (maximum + log_sum) * (maximum + log_sum);
   return static_cast<float>(loss);
 }
 
@@ -129,7 +131,7 @@ void RunVjpRow(const CrossEntropyGradient& gradient, int64_t r) {
   double of_lse = g * (problem.outside == Outside::kFill ? 1 : hit + smoothing) + gradient.lse_cotangent[r];
   if (problem.z_loss != 0) of_lse += 2 * g * problem.z_loss * row.LogSumExp();
   const Vec factor = Broadcast(static_cast<float>(of_lse / row.sum)), maximum = Broadcast(row.maximum);
-  const Vec uniform = Broadcast(static_cast<float>(-g * smoothing / static_cast<double>(cols)));
+  const Vec uniform = Broadcast(smoothing == 0 ? 0.0f : static_cast<float>(-g * smoothing / static_cast<double>(cols)));
   auto value = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
     return Fma(ExpNonPositive(Read<Element>(x + i, lanes) - maximum), factor, uniform);
   };

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.cones import cone
-from zenith_mlir.ir.facts import element_type, is_float, producer, shape
+from zenith_mlir.ir.facts import SHAPE_OPS, defining_op, element_type, is_float, producer, shape, splat
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial
 from zenith_mlir.match.constants import EXACT_OPS
 from zenith_mlir.match.cross_entropy.formula import Cotangents, Terms
@@ -27,15 +27,26 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A constant operand in which the cotangent is hidden."""
+
+    op: ir.Operation
+    index: int
+    number: float
+
+
+@dataclass(frozen=True)
 class Cut:
     """`ops` compute a result from the logits, the labels, residuals, constants and `of_loss` and `of_lse`, which are
-    the cotangents or multiples of them. A cotangent that is one `number` everywhere is among the constants.
+    the cotangents or multiples of them. A cotangent that is one `number` everywhere is hidden in constants, the
+    `shares`.
     """
 
     ops: list[ir.Operation]
     of_loss: list[Leaf]
     of_lse: list[Leaf]
     number: float | None = None
+    shares: tuple[Share, ...] = ()
 
 
 def cut(
@@ -73,7 +84,47 @@ def cut(
     for polynomial, leaves in zip(wanted, found, strict=False):
         if polynomial is not None and not leaves:
             raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
-    return Cut(ops, of_loss, of_lse, number)
+    shares = None if number is None else _shares(result, set(ops))
+    if shares is None and number is not None:
+        raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
+    return Cut(ops, of_loss, of_lse, number, tuple(shares or ()))
+
+
+def _shares(value: ir.Value, ops: Collection[ir.Operation]) -> list[Share] | None:
+    """The constants that `value`, computed by `ops`, is linear in; None if it is not linear in constants."""
+    op = producer(value)
+    if op not in ops:
+        return None
+    found: list[Share] = []
+    for choice in _LINEAR.get(op.name, ()):
+        found = []
+        for index in choice:
+            inner = _share(op, index, ops)
+            if inner is None:
+                break
+            found += inner
+        else:
+            return found
+    return None
+
+
+def _share(op: ir.Operation, index: int, ops: Collection[ir.Operation]) -> list[Share] | None:
+    operand = op.operands[index]
+    number = splat(operand)
+    if number is None:
+        return None if defining_op(operand) is None else _shares(operand, ops)
+    return [Share(op, index, float(number))] if number else []
+
+
+# Operands in all of which an operation is linear at once; of a product, in either.
+_LINEAR: dict[str, tuple[tuple[int, ...], ...]] = {
+    **dict.fromkeys(("stablehlo.add", "stablehlo.subtract"), ((0, 1),)),
+    **dict.fromkeys(("stablehlo.negate", "stablehlo.reduce", "stablehlo.gather", *SHAPE_OPS), ((0,),)),
+    "stablehlo.multiply": ((0,), (1,)),
+    "stablehlo.divide": ((0,),),
+    "stablehlo.select": ((1, 2),),
+    "stablehlo.scatter": ((0, 2),),
+}
 
 
 _BARRIERS = frozenset(

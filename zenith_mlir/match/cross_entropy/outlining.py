@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
@@ -14,7 +15,7 @@ from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import element_type, producer, shape, users
 from zenith_mlir.ir.outline import outline_composite
 from zenith_mlir.match.attention.gradient.placement import first_user
-from zenith_mlir.match.cross_entropy.cut import Leaf
+from zenith_mlir.match.cross_entropy.cut import Leaf, Share
 from zenith_mlir.match.cross_entropy.region import in_order
 from zenith_mlir.match.cross_entropy.rows import as_rows, chain, exported, like, scaled, shaped, wide
 from zenith_mlir.match.cross_entropy.site import Site
@@ -91,18 +92,17 @@ def outline_gradient(module: ir.Operation, site: Site, loss: Raised | None) -> t
     result = gradient.value
     before = first_user([result], producer(result).block)
     operands = _operands(site, before)
-    last: list[ir.Operation] = []
     with before.location, ir.InsertionPoint(before):
         if found.number is None:
             _take(operands, found.of_loss, site, instead)
         else:
-            result, last = _times_one(operands, found.number, result, site)
+            _reveal(operands, found.shares, found.number, site)
         if found.of_lse:
             _take(operands, found.of_lse, site, instead)
     if loss is not None:
         operands.values += list(loss.composite.results)[1:]
     stops = {*operands.values, *operands.aliases}
-    ops = [*operands.ops, *cone([gradient.value], stops, _is_computed), *last]
+    ops = [*operands.ops, *cone([gradient.value], stops, _is_computed)]
     with before.location:
         attributes = spec.to_attributes()
     spec.verify([shape(value) for value in operands.values], [shape(result)])
@@ -147,20 +147,19 @@ def _take(operands: _Operands, leaves: list[Leaf], site: Site, instead: dict[ir.
             operands.stand_for(value, like(scaled(operand, factor), value), operand)
 
 
-def _times_one(operands: _Operands, number: float, result: ir.Value, site: Site) -> tuple[ir.Value, list[ir.Operation]]:
-    """A cotangent that is `number` in each row is no value of its own: where the composite takes it, the gradient is
-    multiplied by it over `number`, which is 1.
+def _reveal(operands: _Operands, shares: Sequence[Share], number: float, site: Site) -> None:
+    """A cotangent that is `number` in each row is no value of its own: it becomes the next operand, and the constants
+    that hide it become multiples of it.
     """
-    element = wide(element_type(result))
-    operand = build.splat_constant(build.tensor(site.rows.dims, element), number)
+    first, *_ = in_order(share.op for share in shares)
+    with first.location, ir.InsertionPoint(first):
+        element = wide(element_type(site.gradient.value)) if site.gradient is not None else ir.F32Type.get()
+        operand = build.splat_constant(build.tensor(site.rows.dims, element), number)
     operands.values.append(operand)
-    share = build.elementwise("divide", operand, build.splat_constant(operand.type, number))
-    factor = like(share, result)
-    product = build.elementwise("multiply", result, factor)
-    for use in list(result.uses):
-        if use.owner.operation != producer(product):
-            use.owner.operation.operands[use.operand_number] = product
-    return product, [*chain(factor, operand), producer(product)]
+    for share in shares:
+        with share.op.location, ir.InsertionPoint(share.op):
+            hidden = share.op.operands[share.index]
+            share.op.operands[share.index] = like(scaled(operand, share.number / number), hidden)
 
 
 def _settle(composite: ir.Operation) -> None:
