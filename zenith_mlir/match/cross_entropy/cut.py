@@ -84,13 +84,13 @@ def cut(
     for polynomial, leaves in zip(wanted, found, strict=False):
         if polynomial is not None and not leaves:
             raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
-    shares = None if number is None else _shares(result, set(ops))
+    shares = None if number is None else _shares(result, set(ops), shape(logits))
     if shares is None and number is not None:
         raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
     return Cut(ops, of_loss, of_lse, number, tuple(shares or ()))
 
 
-def _shares(value: ir.Value, ops: Collection[ir.Operation]) -> list[Share] | None:
+def _shares(value: ir.Value, ops: Collection[ir.Operation], extent: tuple[int, ...]) -> list[Share] | None:
     """The constants that `value`, computed by `ops`, is linear in; None if it is not linear in constants."""
     op = producer(value)
     if op not in ops:
@@ -99,7 +99,7 @@ def _shares(value: ir.Value, ops: Collection[ir.Operation]) -> list[Share] | Non
     for choice in _LINEAR.get(op.name, ()):
         found = []
         for index in choice:
-            inner = _share(op, index, ops)
+            inner = _share(op, index, ops, extent)
             if inner is None:
                 break
             found += inner
@@ -108,12 +108,17 @@ def _shares(value: ir.Value, ops: Collection[ir.Operation]) -> list[Share] | Non
     return None
 
 
-def _share(op: ir.Operation, index: int, ops: Collection[ir.Operation]) -> list[Share] | None:
+def _share(
+    op: ir.Operation, index: int, ops: Collection[ir.Operation], extent: tuple[int, ...]
+) -> list[Share] | None:
     operand = op.operands[index]
     number = splat(operand)
     if number is None:
-        return None if defining_op(operand) is None else _shares(operand, ops)
-    return [Share(op, index, float(number))] if number else []
+        return None if defining_op(operand) is None else _shares(operand, ops, extent)
+    if not number:
+        return []
+    placed = shape(operand) == extent or math.prod(shape(operand)) == math.prod(extent[:-1])
+    return [Share(op, index, float(number))] if placed else None
 
 
 # Operands in all of which an operation is linear at once; of a product, in either.
