@@ -62,11 +62,13 @@ def outline_loss(module: ir.Operation, site: Site) -> Raised:
     exports = [exported(value, site.rows.dims, sign) for value, sign in given]
     ops = [*operands.ops, *found.ops, *(op for export in exports for op in export.ops)]
     results = [export.result for export in exports]
+    # What the composite takes in has to read the value itself, not what comes back of it.
+    inner = {export.back: value for export, (value, _) in zip(exports, given, strict=True) if export.back is not None}
     with producer(loss.value).location:
         attributes = spec.to_attributes()
     spec.verify([shape(value) for value in operands.values], [shape(value) for value in results])
     composite = outline_composite(
-        module, cross_entropy.NAME, ops, operands.values, results, attributes, aliases=operands.aliases
+        module, cross_entropy.NAME, ops, operands.values, results, attributes, aliases={**operands.aliases, **inner}
     )
     _settle(composite)
     instead = [
