@@ -10,7 +10,8 @@ lse = log Σ exp x = m + log s.
     smoothing  the share of the target that is spread over all V (Szegedy et al. 2016, section 7)
     z_loss     the factor of lse²
     outside    what a label means that is no column: "fill", as jnp.take_along_axis reads it, negative ones count from
-               the end and beyond that the loss is NaN; "zero", as jax.nn.one_hot writes it, there is no j = l
+               the end and beyond that the loss is NaN; "zero", as jax.nn.one_hot writes it, there is no j = l;
+               "drop", as lse - Σ_j one_hot_j x_j has it, there is no such x_j, and lse counts as ever
     infinity   the s of a row that holds +inf: "inf", as jax.nn.logsumexp has it, or "nan", as where x - m is computed
     residuals  there are results for m and s
 
@@ -46,7 +47,8 @@ class CrossEntropySpec(FlatSpec):
     residuals: bool = False
 
     def __post_init__(self) -> None:
-        self.check(self.outside in ("fill", "zero"), f'outside is "{self.outside}", expected "fill" or "zero"')
+        known = ("fill", "zero", "drop")
+        self.check(self.outside in known, f'outside is "{self.outside}", expected "fill", "zero" or "drop"')
         self.check(self.infinity in ("inf", "nan"), f'infinity is "{self.infinity}", expected "inf" or "nan"')
 
     @property
@@ -114,10 +116,10 @@ def loss(spec: CrossEntropySpec, logits: jax.Array, labels: jax.Array) -> jax.Ar
 
     lse = log_sum_exp(spec, logits)
     inside = ((labels >= 0) & (labels < logits.shape[-1]))[..., None]
-    column = jnp.where(inside, labels[..., None], 0) if spec.outside == "zero" else labels[..., None]
+    column = labels[..., None] if spec.outside == "fill" else jnp.where(inside, labels[..., None], 0)
     picked = lse - jnp.take_along_axis(logits, column, -1, mode="fill")[..., 0]
-    if spec.outside == "zero":
-        picked = jnp.where(inside[..., 0], picked, 0)
+    if spec.outside != "fill":
+        picked = jnp.where(inside[..., 0], picked, 0 if spec.outside == "zero" else lse)
     total = (1 - spec.smoothing) * picked
     if spec.smoothing:
         total = total + spec.smoothing * (lse - logits.mean(-1))

@@ -31,8 +31,8 @@ ffi::Error ToProblem(ffi::AnyBuffer logits, ffi::AnyBuffer labels, const Attribu
   }
   if (problem->cols >= kMaxExtent) return Invalid("a row has ", problem->cols, " logits, expected less than 2^31");
   if (problem->cols == 0 && problem->rows != 0) return Invalid("a row has no logits, expected at least one");
-  if (attributes.outside != 0 && attributes.outside != 1) {
-    return Invalid("attribute outside is ", attributes.outside, ", expected 0 (fill) or 1 (zero)");
+  if (attributes.outside < 0 || attributes.outside > 2) {
+    return Invalid("attribute outside is ", attributes.outside, ", expected 0 (fill), 1 (zero) or 2 (drop)");
   }
   problem->labels = static_cast<const int32_t*>(labels.untyped_data());
   problem->smoothing = attributes.smoothing;

@@ -25,6 +25,7 @@ enum class Outside : int64_t {  // what a label l that is no column means
   kFill = 0,  // l < 0 counts from the end; beyond that the loss is NaN, and the gradient has no [j = l], as those of
               // jnp.take_along_axis are
   kZero = 1,  // no [j = l], also for l < 0, as jax.nn.one_hot has it
+  kDrop = 2,  // the same in the logits alone: the target's sum stays 1
 };
 
 struct CrossEntropyProblem {

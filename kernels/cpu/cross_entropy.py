@@ -17,6 +17,7 @@ class Outside(enum.IntEnum):
 
     FILL = 0  # as jnp.take_along_axis: negative ones count from the end, beyond that the loss is NaN
     ZERO = 1  # as jax.nn.one_hot: no class
+    DROP = 2  # as lse - Σ_j one_hot_j x_j: no class, and the loss is lse
 
 
 class CrossEntropy(NamedTuple):

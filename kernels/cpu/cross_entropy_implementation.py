@@ -45,7 +45,7 @@ def _arguments(spec: CrossEntropySpec) -> dict[str, Any]:
     return {
         "smoothing": spec.smoothing,
         "z_loss": spec.z_loss,
-        "outside": Outside.FILL if spec.outside == "fill" else Outside.ZERO,
+        "outside": Outside[spec.outside.upper()],
         "infinity_is_nan": spec.infinity == "nan",
     }
 

@@ -74,6 +74,7 @@ RowSums Sums(const CrossEntropyProblem& problem, Logits<Element> x) {
     if (nan) row.maximum = __builtin_nanf("");
     return row;
   }
+  if (row.maximum == -kInfinity && problem.infinity_is_nan) row.sum = __builtin_nan("");
   if (row.sum != row.sum) row.maximum = __builtin_nanf("");
   return row;
 }
@@ -98,6 +99,7 @@ float Loss(const CrossEntropyProblem& problem, Logits<Element> x, const RowSums&
   auto below = [&](double logit) { return problem.infinity_is_nan ? maximum - logit + log_sum : maximum + log_sum - logit; };
   double loss = 0;
   if (column >= 0 && smoothing != 1) loss += (1 - smoothing) * below(At<Element>(x, column));
+  if (column < 0 && problem.outside == Outside::kDrop) loss += (1 - smoothing) * (maximum + log_sum);
   if (smoothing != 0) loss += smoothing * below(row.total / static_cast<double>(problem.cols));
   if (problem.z_loss != 0) loss += problem.z_loss * (maximum + log_sum) * (maximum + log_sum);
   return static_cast<float>(loss);
@@ -128,7 +130,7 @@ void RunVjpRow(const CrossEntropyGradient& gradient, int64_t r) {
 
   const double g = gradient.cotangent[r], smoothing = problem.smoothing, hit = column >= 0 ? 1 - smoothing : 0;
   // A label that take_along_axis fills with NaN leaves the gradient of lse as it is.
-  double of_lse = g * (problem.outside == Outside::kFill ? 1 : hit + smoothing) + gradient.lse_cotangent[r];
+  double of_lse = g * (problem.outside == Outside::kZero ? hit + smoothing : 1) + gradient.lse_cotangent[r];
   if (problem.z_loss != 0) of_lse += 2 * g * problem.z_loss * row.LogSumExp();
   const Vec factor = Broadcast(static_cast<float>(of_lse / row.sum)), maximum = Broadcast(row.maximum);
   const Vec uniform = Broadcast(smoothing == 0 ? 0.0f : static_cast<float>(-g * smoothing / static_cast<double>(cols)));

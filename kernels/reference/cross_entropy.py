@@ -36,9 +36,11 @@ def cross_entropy(
         rows = _rows(x, labels, smoothing, outside)
         terms = rows.target * (rows.lse[..., None] - x)
         loss = np.where(rows.target == 0, 0, terms).sum(-1)
+        if outside == Outside.DROP:
+            loss = loss + np.where(rows.known, 0, (1 - np.asarray(np.float32(smoothing), dtype)) * rows.lse)
         if z_loss:
             loss = loss + np.asarray(np.float32(z_loss), dtype) * rows.lse**2
-        return loss if outside == Outside.ZERO else np.where(rows.known, loss, np.nan)
+        return np.where(rows.known, loss, np.nan) if outside == Outside.FILL else loss
 
 
 def cross_entropy_vjp(
@@ -56,7 +58,7 @@ def cross_entropy_vjp(
     with np.errstate(all="ignore"):
         x, g = logits.astype(dtype), cotangent.astype(dtype)
         rows = _rows(x, labels, smoothing, outside)
-        of_lse = g * (1 if outside == Outside.FILL else rows.target.sum(-1))
+        of_lse = g * (rows.target.sum(-1) if outside == Outside.ZERO else 1)
         if z_loss:
             of_lse = of_lse + g * 2 * np.asarray(np.float32(z_loss), dtype) * rows.lse
         if lse_cotangent is not None:

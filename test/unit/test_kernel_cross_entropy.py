@@ -24,6 +24,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"smoothing": 0.1},
     {"z_loss": 1e-3},
     {"smoothing": 0.2, "z_loss": 1e-2, "outside": Outside.ZERO},
+    {"smoothing": 0.2, "z_loss": 1e-2, "outside": Outside.DROP},
     {"smoothing": 1.0},
 ]
 
@@ -86,10 +87,10 @@ def test_numerics_of_adversarial_rows(cols: int) -> None:
 
 
 @pytest.mark.parametrize("infinity", ["inf", "nan"])
-@pytest.mark.parametrize("outside", ["fill", "zero"])
+@pytest.mark.parametrize("outside", ["fill", "zero", "drop"])
 def test_special_values_are_those_of_jax(outside: str, infinity: str) -> None:
     x = jnp.asarray(np.stack([row(5) for row in ROWS.values()]), jnp.float32)
-    kernel = {"outside": Outside.FILL if outside == "fill" else Outside.ZERO, "infinity_is_nan": infinity == "nan"}
+    kernel = {"outside": Outside[outside.upper()], "infinity_is_nan": infinity == "nan"}
     spec = dialect.CrossEntropySpec(outside=outside, infinity=infinity)
 
     @jax.jit
@@ -131,7 +132,7 @@ def test_bad_arguments_raise() -> None:
         ("logits has element type S32", lambda: cross_entropy_call(jnp.ones((2, 8), int), labels)),
         ("a row has no logits, expected at least one", lambda: cross_entropy_call(jnp.ones((2, 0)), labels)),
         ("labels has the shape [3], expected [2]", lambda: cross_entropy_call(x, jnp.zeros(3, jnp.int32))),
-        ("outside is 7, expected 0 (fill) or 1 (zero)", lambda: cross_entropy_call(x, labels, outside=7)),
+        ("outside is 7, expected 0 (fill), 1 (zero) or 2 (drop)", lambda: cross_entropy_call(x, labels, outside=7)),
         ("cotangent has the shape [2,1]", lambda: cross_entropy_vjp_call(x, labels, g[:, None])),
         (
             "cotangent has element type BF16, expected f32",

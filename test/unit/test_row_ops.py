@@ -169,7 +169,7 @@ def test_attributes_come_back(spec: FlatSpec) -> None:
         (CASES[0][0], {"offset": 1.0}, "offset is 1.0 and there is no weight"),
         (CASES[7][0], {"scale": "one"}, "zenith.softmax: the attribute scale is 'one', expected a float"),
         (CASES[7][0], {"scale": True}, "the attribute scale is True, expected a float"),
-        (CASES[11][0], {"outside": "clip"}, 'outside is "clip", expected "fill" or "zero"'),
+        (CASES[11][0], {"outside": "clip"}, 'outside is "clip", expected "fill", "zero" or "drop"'),
         (CASES[11][0], {"infinity": "big"}, 'infinity is "big", expected "inf" or "nan"'),
         (CASES[14][0], {"loss": True}, "the loss is a result of the forward"),
     ],
