@@ -46,55 +46,55 @@ class Program:
     gradient: bool = True
 
 
-def integer(x: Any, l: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(x, l)
+def integer(x: Any, y: Any) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(x, y)
 
 
-def one_hot(x: Any, l: Any) -> Any:
-    return optax.softmax_cross_entropy(x, jax.nn.one_hot(l, x.shape[-1]))
+def one_hot(x: Any, y: Any) -> Any:
+    return optax.softmax_cross_entropy(x, jax.nn.one_hot(y, x.shape[-1]))
 
 
-def smoothed(x: Any, l: Any, alpha: float = 0.1) -> Any:
-    return optax.softmax_cross_entropy(x, optax.smooth_labels(jax.nn.one_hot(l, x.shape[-1]), alpha))
+def smoothed(x: Any, y: Any, alpha: float = 0.1) -> Any:
+    return optax.softmax_cross_entropy(x, optax.smooth_labels(jax.nn.one_hot(y, x.shape[-1]), alpha))
 
 
-def picked(x: Any, l: Any) -> Any:
-    return jnp.take_along_axis(x, l[..., None], axis=-1)[..., 0]
+def picked(x: Any, y: Any) -> Any:
+    return jnp.take_along_axis(x, y[..., None], axis=-1)[..., 0]
 
 
-def negative_log_likelihood(x: Any, l: Any) -> Any:
-    return -picked(jax.nn.log_softmax(x), l)
+def negative_log_likelihood(x: Any, y: Any) -> Any:
+    return -picked(jax.nn.log_softmax(x), y)
 
 
-def by_index(x: Any, l: Any) -> Any:
-    return -jax.nn.log_softmax(x)[jnp.arange(l.shape[0]), l]
+def by_index(x: Any, y: Any) -> Any:
+    return -jax.nn.log_softmax(x)[jnp.arange(y.shape[0]), y]
 
 
-def by_hand(x: Any, l: Any) -> Any:
+def by_hand(x: Any, y: Any) -> Any:
     shifted = x - jnp.max(x, axis=-1, keepdims=True)
-    return jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)) - picked(shifted, l)
+    return jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)) - picked(shifted, y)
 
 
-def log_of_softmax(x: Any, l: Any) -> Any:
-    return -jnp.log(picked(jax.nn.softmax(x), l))
+def log_of_softmax(x: Any, y: Any) -> Any:
+    return -jnp.log(picked(jax.nn.softmax(x), y))
 
 
-def with_z_loss(x: Any, l: Any, z: float = 1e-3) -> Any:
+def with_z_loss(x: Any, y: Any, z: float = 1e-3) -> Any:
     lse = jax.nn.logsumexp(x, axis=-1)
-    return lse - picked(x, l) + z * lse**2
+    return lse - picked(x, y) + z * lse**2
 
 
-def weighted_soft_targets(x: Any, l: Any, alpha: float = 0.1) -> Any:
+def weighted_soft_targets(x: Any, y: Any, alpha: float = 0.1) -> Any:
     """As in flax's examples and T5X: confidence for the label, the rest spread over the other columns."""
     low = alpha / (V - 1)
-    targets = jnp.where(l[..., None] == jnp.arange(V), 1 - alpha, low)
+    targets = jnp.where(y[..., None] == jnp.arange(V), 1 - alpha, low)
     constant = -((1 - alpha) * np.log(1 - alpha) + (V - 1) * low * np.log(low + 1e-20))
     return -jnp.sum(targets * jax.nn.log_softmax(x), axis=-1) - constant
 
 
-def nll_and_smooth(x: Any, l: Any, alpha: float = 0.1) -> Any:
+def nll_and_smooth(x: Any, y: Any, alpha: float = 0.1) -> Any:
     log_probs = jax.nn.log_softmax(x)
-    return (1 - alpha) * -picked(log_probs, l) - alpha * log_probs.mean(-1)
+    return (1 - alpha) * -picked(log_probs, y) - alpha * log_probs.mean(-1)
 
 
 @jax.custom_vjp
@@ -124,105 +124,129 @@ def masked_mean(loss: Any, w: Any) -> Any:
     return (loss * w).sum() / w.sum()
 
 
-def ignored(x: Any, l: Any) -> Any:
+def ignored(x: Any, y: Any) -> Any:
     """Hugging Face's convention: a label of -100 does not count."""
-    keep = l != -100
-    loss = jnp.where(keep, integer(x, jnp.where(keep, l, 0)), 0.0)
+    keep = y != -100
+    loss = jnp.where(keep, integer(x, jnp.where(keep, y, 0)), 0.0)
     return loss.sum() / keep.sum()
 
 
-def categorical_log_prob(x: Any, l: Any) -> Any:
+def categorical_log_prob(x: Any, y: Any) -> Any:
     """As numpyro writes it."""
     log_pmf = x - jax.nn.logsumexp(x, axis=-1, keepdims=True)
-    valid = (l >= 0) & (l < V)
-    return jnp.where(valid, picked(log_pmf, l), -jnp.inf).sum()
+    valid = (y >= 0) & (y < V)
+    return jnp.where(valid, picked(log_pmf, y), -jnp.inf).sum()
 
 
-def distrax_log_prob(x: Any, l: Any) -> Any:
+def distrax_log_prob(x: Any, y: Any) -> Any:
     logits = jax.nn.log_softmax(x)
-    hot = jax.nn.one_hot(l, V)
+    hot = jax.nn.one_hot(y, V)
     return jnp.sum(jnp.where(hot == 0, 0.0, logits * hot), axis=-1).sum()
 
 
-def keras_probabilities(x: Any, l: Any) -> Any:
+def keras_probabilities(x: Any, y: Any) -> Any:
     p = jnp.clip(jax.nn.softmax(x), 1e-7, 1 - 1e-7)
-    return -jnp.sum(jax.nn.one_hot(l, V) * jnp.log(p), axis=-1).mean()
+    return -jnp.sum(jax.nn.one_hot(y, V) * jnp.log(p), axis=-1).mean()
 
 
-def with_accuracy(x: Any, l: Any) -> Any:
-    return integer(x, l).mean() + 0.0 * (jnp.argmax(x, -1) == l).mean()
+def with_accuracy(x: Any, y: Any) -> Any:
+    return integer(x, y).mean() + 0.0 * (jnp.argmax(x, -1) == y).mean()
 
 
-def z_loss_apart(x: Any, l: Any) -> Any:
+def z_loss_apart(x: Any, y: Any) -> Any:
     lse = jax.nn.logsumexp(x, axis=-1)
-    return (lse - picked(x, l)).mean() + 1e-3 * (lse**2).mean()
+    return (lse - picked(x, y)).mean() + 1e-3 * (lse**2).mean()
 
 
-def two_weights(x: Any, l: Any, w: Any) -> Any:
+def two_weights(x: Any, y: Any, w: Any) -> Any:
     lse = jax.nn.logsumexp(x, axis=-1)
-    return ((lse - picked(x, l)) * w).sum() + 1e-3 * lse.sum()
+    return ((lse - picked(x, y)) * w).sum() + 1e-3 * lse.sum()
 
 
-def focal(x: Any, l: Any) -> Any:
-    loss = integer(x, l)
+def focal(x: Any, y: Any) -> Any:
+    loss = integer(x, y)
     return ((1 - jnp.exp(-loss)) ** 2 * loss).mean()
 
 
-def squared(x: Any, l: Any) -> Any:
-    return (integer(x, l) ** 2).sum()
+def squared(x: Any, y: Any) -> Any:
+    return (integer(x, y) ** 2).sum()
 
 
-def perplexity(x: Any, l: Any) -> Any:
-    return jnp.exp(integer(x, l).mean())
+def perplexity(x: Any, y: Any) -> Any:
+    return jnp.exp(integer(x, y).mean())
 
 
 LOSSES = [
-    Program("integer labels", lambda x, l: integer(x, l).mean(), (X, L), {"outside": "fill"}),
-    Program("one row", lambda x, l: integer(x, l), (X[0, 0], L[0, 0])),
-    Program("a sum", lambda x, l: integer(x, l).sum(), (ROW, LABEL)),
-    Program("one-hot", lambda x, l: one_hot(x, l).mean(), (X, L), {"outside": "zero"}),
-    Program("one-hot by where", lambda x, l: -(jnp.where(l[..., None] == jnp.arange(V), jax.nn.log_softmax(x), 0)).sum(-1).mean(), (X, L)),
-    Program("smoothed", lambda x, l: smoothed(x, l).mean(), (X, L), {"smoothing": 0.1}),
-    Program("nll", lambda x, l: negative_log_likelihood(x, l).mean(), (X, L)),
-    Program("by index", lambda x, l: by_index(x, l).mean(), (ROW, LABEL)),
-    Program("by hand", lambda x, l: by_hand(x, l).mean(), (X, L)),
-    Program("logarithm of a softmax", lambda x, l: log_of_softmax(x, l).mean(), (X, L)),
-    Program("z-loss", lambda x, l: with_z_loss(x, l).mean(), (X, L), {"z_loss": 1e-3}),
+    Program("integer labels", lambda x, y: integer(x, y).mean(), (X, L), {"outside": "fill"}),
+    Program("one row", lambda x, y: integer(x, y), (X[0, 0], L[0, 0])),
+    Program("a sum", lambda x, y: integer(x, y).sum(), (ROW, LABEL)),
+    Program("one-hot", lambda x, y: one_hot(x, y).mean(), (X, L), {"outside": "zero"}),
+    Program(
+        "one-hot by where",
+        lambda x, y: -(jnp.where(y[..., None] == jnp.arange(V), jax.nn.log_softmax(x), 0)).sum(-1).mean(),
+        (X, L),
+    ),
+    Program("smoothed", lambda x, y: smoothed(x, y).mean(), (X, L), {"smoothing": 0.1}),
+    Program("nll", lambda x, y: negative_log_likelihood(x, y).mean(), (X, L)),
+    Program("by index", lambda x, y: by_index(x, y).mean(), (ROW, LABEL)),
+    Program("by hand", lambda x, y: by_hand(x, y).mean(), (X, L)),
+    Program("logarithm of a softmax", lambda x, y: log_of_softmax(x, y).mean(), (X, L)),
+    Program("z-loss", lambda x, y: with_z_loss(x, y).mean(), (X, L), {"z_loss": 1e-3}),
     Program("z-loss apart", z_loss_apart, (X, L)),
-    Program("z-loss rule", lambda x, l: z_loss_rule(x, jax.nn.one_hot(l, V)).mean(), (X, L), {"z_loss": 1e-3}),
-    Program("soft targets", lambda x, l: weighted_soft_targets(x, l).mean(), (X, L), {"smoothing": 0.11}),
-    Program("two terms", lambda x, l: nll_and_smooth(x, l).mean(), (X, L), {"smoothing": 0.1}),
-    Program("masked mean", lambda x, l, w: masked_mean(integer(x, l), w), (X, L, W)),
-    Program("masked one-hot", lambda x, l, w: masked_mean(one_hot(x, l), w), (X, L, W)),
+    Program("z-loss rule", lambda x, y: z_loss_rule(x, jax.nn.one_hot(y, V)).mean(), (X, L), {"z_loss": 1e-3}),
+    Program("soft targets", lambda x, y: weighted_soft_targets(x, y).mean(), (X, L), {"smoothing": 0.11}),
+    Program("two terms", lambda x, y: nll_and_smooth(x, y).mean(), (X, L), {"smoothing": 0.1}),
+    Program("masked mean", lambda x, y, w: masked_mean(integer(x, y), w), (X, L, W)),
+    Program("masked one-hot", lambda x, y, w: masked_mean(one_hot(x, y), w), (X, L, W)),
     Program("ignored", ignored, (X, IGNORED)),
-    Program("where the loss", lambda x, l: jnp.where(l > 3, integer(x, l), 0.0).sum(), (X, L)),
-    Program("shifted", lambda x, l: integer(x[:, :-1], l[:, 1:]).mean(), (X, L)),
-    Program("flattened", lambda x, l: integer(x.reshape(-1, V), l.reshape(-1)).mean(), (X, L)),
+    Program("where the loss", lambda x, y: jnp.where(y > 3, integer(x, y), 0.0).sum(), (X, L)),
+    Program("shifted", lambda x, y: integer(x[:, :-1], y[:, 1:]).mean(), (X, L)),
+    Program("flattened", lambda x, y: integer(x.reshape(-1, V), y.reshape(-1)).mean(), (X, L)),
     Program("log_prob", categorical_log_prob, (X, L)),
     Program("distrax", distrax_log_prob, (X, L)),
-    Program("vmap", lambda x, l: jax.vmap(integer)(x, l).mean(), (X, L)),
-    Program("vmap of rows", lambda x, l: jax.vmap(jax.vmap(integer))(x, l).sum(), (X, L)),
-    Program("vmap by index", lambda x, l: jax.vmap(by_index)(x, l).mean(), (X, L)),
-    Program("bfloat16 logits", lambda x, l: integer(x.astype(jnp.float32), l).mean(), (HALF, L)),
-    Program("bfloat16", lambda x, l: integer(x, l).mean(), (HALF, L)),
-    Program("bfloat16 one-hot", lambda x, l: one_hot(x, l).astype(jnp.float32).mean(), (HALF, L)),
-    Program("int8 labels", lambda x, l: integer(x, l).mean(), (X, L.astype(jnp.int8))),
-    Program("unsigned labels", lambda x, l: integer(x, l).mean(), (X, L.astype(jnp.uint32))),
+    Program("vmap", lambda x, y: jax.vmap(integer)(x, y).mean(), (X, L)),
+    Program("vmap of rows", lambda x, y: jax.vmap(jax.vmap(integer))(x, y).sum(), (X, L)),
+    Program("vmap by index", lambda x, y: jax.vmap(by_index)(x, y).mean(), (X, L)),
+    Program("bfloat16 logits", lambda x, y: integer(x.astype(jnp.float32), y).mean(), (HALF, L)),
+    Program("bfloat16", lambda x, y: integer(x, y).mean(), (HALF, L)),
+    Program("bfloat16 one-hot", lambda x, y: one_hot(x, y).astype(jnp.float32).mean(), (HALF, L)),
+    Program("int8 labels", lambda x, y: integer(x, y).mean(), (X, L.astype(jnp.int8))),
+    Program("unsigned labels", lambda x, y: integer(x, y).mean(), (X, L.astype(jnp.uint32))),
     Program("accuracy", with_accuracy, (X, L)),
     Program("two weights", two_weights, (X, L, W)),
     Program("focal", focal, (X, L)),
     Program("squared", squared, (X, L)),
     Program("perplexity", perplexity, (X, L)),
-    Program("temperature", lambda x, l: integer(x / 0.7, l).mean(), (X, L)),
-    Program("checkpoint", lambda x, l: jax.checkpoint(lambda x: integer(x, l).mean())(x), (X, L)),
-    Program("sum over all", lambda x, l: -jnp.sum(jax.nn.one_hot(l, V) * jax.nn.log_softmax(x)) / B, (X, L)),
-    Program("lse minus one-hot", lambda x, l: (jax.nn.logsumexp(x, -1) - (jax.nn.one_hot(l, V) * x).sum(-1)).mean(), (X, L)),
-    Program("safe", lambda x, l: optax.losses.safe_softmax_cross_entropy(x, jax.nn.one_hot(l, V)).mean(), (X, L)),
-    Program("einsum", lambda x, l: -jnp.einsum("btv,btv->bt", jax.nn.one_hot(l, V), jax.nn.log_softmax(x)).mean(), (X, L)),
-    Program("clip mode", lambda x, l: -jnp.take_along_axis(jax.nn.log_softmax(x), l[..., None], -1, mode="clip").mean(), (X, L)),
-    Program("eye", lambda x, l: -(jnp.eye(V)[l] * jax.nn.log_softmax(x)).sum(-1).mean(), (X, L)),
-    Program("logits kept", lambda x, l: (integer(jnp.tanh(x), l).mean(), jnp.tanh(x))[0], (X, L)),
-    Program("axis 1", lambda x, l: optax.softmax_cross_entropy_with_integer_labels(x, l, axis=1).mean(), (X.swapaxes(1, 2), L)),
-    Program("weights inside", lambda x, l, w: -(jax.nn.one_hot(l, V) * jax.nn.log_softmax(x) * w[..., None]).sum() / w.sum(), (X, L, W)),
-    Program("weights before", lambda x, l, w: -(w[..., None] * jax.nn.one_hot(l, V) * jax.nn.log_softmax(x)).sum(-1).mean(), (X, L, W)),
+    Program("temperature", lambda x, y: integer(x / 0.7, y).mean(), (X, L)),
+    Program("checkpoint", lambda x, y: jax.checkpoint(lambda x: integer(x, y).mean())(x), (X, L)),
+    Program("sum over all", lambda x, y: -jnp.sum(jax.nn.one_hot(y, V) * jax.nn.log_softmax(x)) / B, (X, L)),
+    Program(
+        "lse minus one-hot", lambda x, y: (jax.nn.logsumexp(x, -1) - (jax.nn.one_hot(y, V) * x).sum(-1)).mean(), (X, L)
+    ),
+    Program("safe", lambda x, y: optax.losses.safe_softmax_cross_entropy(x, jax.nn.one_hot(y, V)).mean(), (X, L)),
+    Program(
+        "einsum", lambda x, y: -jnp.einsum("btv,btv->bt", jax.nn.one_hot(y, V), jax.nn.log_softmax(x)).mean(), (X, L)
+    ),
+    Program(
+        "clip mode",
+        lambda x, y: -jnp.take_along_axis(jax.nn.log_softmax(x), y[..., None], -1, mode="clip").mean(),
+        (X, L),
+    ),
+    Program("eye", lambda x, y: -(jnp.eye(V)[y] * jax.nn.log_softmax(x)).sum(-1).mean(), (X, L)),
+    Program("logits kept", lambda x, y: (integer(jnp.tanh(x), y).mean(), jnp.tanh(x))[0], (X, L)),
+    Program(
+        "axis 1",
+        lambda x, y: optax.softmax_cross_entropy_with_integer_labels(x, y, axis=1).mean(),
+        (X.swapaxes(1, 2), L),
+    ),
+    Program(
+        "weights inside",
+        lambda x, y, w: -(jax.nn.one_hot(y, V) * jax.nn.log_softmax(x) * w[..., None]).sum() / w.sum(),
+        (X, L, W),
+    ),
+    Program(
+        "weights before",
+        lambda x, y, w: -(w[..., None] * jax.nn.one_hot(y, V) * jax.nn.log_softmax(x)).sum(-1).mean(),
+        (X, L, W),
+    ),
 ]

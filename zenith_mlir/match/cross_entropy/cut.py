@@ -108,9 +108,7 @@ def _shares(value: ir.Value, ops: Collection[ir.Operation], extent: tuple[int, .
     return None
 
 
-def _share(
-    op: ir.Operation, index: int, ops: Collection[ir.Operation], extent: tuple[int, ...]
-) -> list[Share] | None:
+def _share(op: ir.Operation, index: int, ops: Collection[ir.Operation], extent: tuple[int, ...]) -> list[Share] | None:
     operand = op.operands[index]
     number = splat(operand)
     if number is None:
@@ -135,7 +133,7 @@ _LINEAR: dict[str, tuple[tuple[int, ...], ...]] = {
 _BARRIERS = frozenset(
     {
         "stablehlo.while", "stablehlo.case", "stablehlo.if", "stablehlo.optimization_barrier", "stablehlo.custom_call",
-        "stablehlo.composite", "stablehlo.dot_general", "stablehlo.convolution",
+        "stablehlo.composite", "stablehlo.convolution",
     }
 )  # fmt: skip
 

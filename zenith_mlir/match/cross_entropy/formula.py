@@ -18,6 +18,8 @@ from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
 
 # Attributes come from float32 constants of the program.
 _TOLERANCE = 1e-5
+# What labels outside may mean for an indicator.
+_CANDIDATES = {"fill": ("fill",), "zero": ("zero", "drop")}
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,28 @@ def loss_terms(reader: CrossEntropyReader, polynomial: Polynomial) -> tuple[Term
     spread = _coefficient(found, reader.total(reader.x, (reader.column,))) * reader.space.size(reader.column)
     sign = -1.0 if at_label > 0 else 1.0
     squared = _coefficient(found, reader.log_sum * reader.log_sum)
-    terms = Terms(indicator, _clean(-sign * spread), _clean(sign * squared), indicator.outside)
-    ratio = found.ratio_to(terms.loss(reader))
-    return (terms, sign) if ratio is not None and abs(ratio - sign) <= _TOLERANCE else None
+    for outside in _CANDIDATES[indicator.outside]:
+        terms = Terms(indicator, _clean(-sign * spread), _clean(sign * squared), outside)
+        ratio = found.ratio_to(terms.loss(reader))
+        if ratio is not None and abs(ratio - sign) <= _TOLERANCE:
+            return terms, sign
+    return None
 
 
 def gradient_cotangents(reader: CrossEntropyReader, polynomial: Polynomial, terms: Terms) -> Cotangents | None:
-    """g and h of the gradient that `polynomial` is; None if it is none of a loss with these `terms`."""
+    """g and h of the gradient that `polynomial` is; None if it is none of a loss with these `terms`.
+
+    A rule that somebody wrote for a loss may read labels outside in another way than the loss.
+    """
+    found = [
+        cotangents
+        for outside in {terms.outside: None, **dict.fromkeys(_CANDIDATES[terms.indicator.outside])}
+        if (cotangents := _cotangents(reader, polynomial, replace(terms, outside=outside))) is not None
+    ]
+    return min(found, key=lambda cotangents: cotangents.of_lse is not None, default=None)
+
+
+def _cotangents(reader: CrossEntropyReader, polynomial: Polynomial, terms: Terms) -> Cotangents | None:
     parts = _split(reader, reader.resolved(polynomial))
     if parts is None:
         return None

@@ -9,7 +9,9 @@ import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
+from zenith_mlir.canonical.splats import comparison_direction
 from zenith_mlir.ir.facts import defined_by, int_list, shape
+from zenith_mlir.match.affine import affine, index_along
 from zenith_mlir.match.axes import Axis, AxisSpace, View
 from zenith_mlir.match.constants import evaluate
 from zenith_mlir.match.cross_entropy.labels import Placed
@@ -19,12 +21,14 @@ from zenith_mlir.match.cross_entropy.labels import Placed
 class Lookup:
     """An element of each row: `view` is that of the other tensor, the operand of a gather or the updates of a scatter.
 
-    `index` says which column is meant; None where there is no column to choose.
+    `index` says which column is meant; None where there is no column to choose. `rows_of_table` says that it chooses a
+    row of a table whose columns are those of the logits.
     """
 
     view: View
     index: Placed | None
     at: dict[Axis, int] = field(default_factory=dict)
+    rows_of_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,25 @@ def gather_lookup(space: AxisSpace, op: ir.Operation, view: View, column: Axis) 
             operand.append((column,))
         else:
             return None
-    return Lookup(tuple(operand), index, at)
+    return Lookup(tuple(operand), index, at, rows_of_table=operand.count((column,)) > 1)
+
+
+def is_identity(space: AxisSpace, table: ir.Value) -> bool:
+    """Whether `table` is an identity matrix, made by comparing indices."""
+    table = through_booleans(table)
+    op = defined_by(table, "stablehlo.compare")
+    if op is None or comparison_direction(op) != "EQ" or len(shape(table)) != 2:
+        return False
+    view = space.fresh_view(shape(table))
+    found = [affine(space, operand, view) for operand in op.operands]
+    return all(index_along(space, dim) in found for dim in view) and shape(table)[0] == shape(table)[1] > 1
+
+
+def through_booleans(value: ir.Value) -> ir.Value:
+    """What a matrix of zeros and ones was before it became numbers."""
+    while (op := defined_by(value, "stablehlo.convert")) is not None:
+        value = op.operands[0]
+    return value
 
 
 def scatter_lookup(space: AxisSpace, op: ir.Operation, view: View, column: Axis) -> Lookup | None:

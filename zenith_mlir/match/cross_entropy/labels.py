@@ -14,7 +14,7 @@ import numpy as np
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.splats import COMPARE, comparison_direction
-from zenith_mlir.ir.facts import defining_op, element_type, int_list, reduction, shape, splat
+from zenith_mlir.ir.facts import SHAPE_OPS, defining_op, element_type, int_list, reduction, shape, splat
 from zenith_mlir.match.axes import Axis, AxisSpace, View, operand_view
 from zenith_mlir.match.constants import evaluate
 
@@ -58,6 +58,17 @@ def label_of(space: AxisSpace, index: Placed, valid: Placed | None, at: Mapping[
         if np.array_equal(columns, np.where((samples >= 0) & (samples < count), samples, -1)):
             found = found or Label(base, "zero")
     return found
+
+
+def is_in_range(labels: ir.Value, count: int) -> bool:
+    """Whether `labels` are clamped to the columns."""
+    op = defining_op(labels)
+    while op is not None and op.name in SHAPE_OPS:
+        op = defining_op(op.operands[0])
+    if op is None or op.name != "stablehlo.clamp":
+        return False
+    low, high = splat(op.operands[0]), splat(op.operands[2])
+    return low is not None and high is not None and low >= 0 and high < count
 
 
 def constant_truth(space: AxisSpace, predicate: Placed) -> bool | None:

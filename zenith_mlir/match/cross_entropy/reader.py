@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.splats import comparison_direction
+from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import (
     SHAPE_OPS,
     defined_by,
@@ -28,10 +30,10 @@ from zenith_mlir.ir.facts import (
 from zenith_mlir.match.affine import affine, index_along
 from zenith_mlir.match.algebra.polynomial import ONE, Atom, Monomial, Polynomial, Tensor, Total
 from zenith_mlir.match.algebra.reader import HANDLERS, Handler, Reader
-from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, operand_view
+from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, dot_operand_views, operand_view
 from zenith_mlir.match.cross_entropy.atoms import Exponential, Indicator, LogSum, Maximum
-from zenith_mlir.match.cross_entropy.indexing import gather_lookup, scatter_lookup
-from zenith_mlir.match.cross_entropy.labels import Label, Placed, constant_truth, label_of
+from zenith_mlir.match.cross_entropy.indexing import gather_lookup, is_identity, scatter_lookup
+from zenith_mlir.match.cross_entropy.labels import Label, Placed, constant_truth, is_in_range, label_of
 
 
 class CrossEntropyReader(Reader):
@@ -253,17 +255,33 @@ class CrossEntropyReader(Reader):
         return None if gather is None else self._gathered(gather, source.view, inside)
 
     def gather(self, op: ir.Operation, view: View) -> Polynomial | None:
-        lookup = gather_lookup(self.space, op, view, self.column)
-        return None if lookup is None or lookup.index is not None else self.read(op.operands[0], lookup.view)
+        return self._gathered(op, view, None)
 
-    def _gathered(self, op: ir.Operation, view: View, inside: Placed) -> Polynomial | None:
+    def _gathered(self, op: ir.Operation, view: View, inside: Placed | None) -> Polynomial | None:
+        """What is read where `inside` holds; without that the program promises that indices are in range."""
         lookup = gather_lookup(self.space, op, view, self.column)
-        if lookup is None or lookup.index is None:
+        if lookup is None:
             return None
+        if lookup.index is None:
+            return self.read(op.operands[0], lookup.view)
         label = label_of(self.space, lookup.index, inside, lookup.at, self.space.size(self.column))
-        if label is None or label.outside != "fill":
+        if label is None or (inside is not None and label.outside != "fill"):
             return None
-        return self.picked(self._indicator(label), self.read(op.operands[0], lookup.view))
+        indicator = self._indicator(replace(label, outside="fill"))
+        if lookup.rows_of_table:
+            return Polynomial.of(indicator) if is_identity(self.space, op.operands[0]) else None
+        return self.picked(indicator, self.read(op.operands[0], lookup.view))
+
+    def dot(self, op: ir.Operation, view: View) -> Polynomial | None:
+        """A product elementwise, or summed along the columns."""
+        dims = DotDims.of(op)
+        lhs, rhs = (list(found) for found in dot_operand_views(self.space, op, view))
+        for a, b in zip(dims.lhs_contracting, dims.rhs_contracting, strict=True):
+            if shape(op.operands[0])[a] != self.space.size(self.column) or self.column in axes_of((*lhs, *rhs)):
+                return None
+            lhs[a] = rhs[b] = (self.column,)
+        product = self.read(op.operands[0], tuple(lhs)) * self.read(op.operands[1], tuple(rhs))
+        return self.total(product, (self.column,)) if dims.lhs_contracting else product
 
     def _indicator(self, label: Label) -> Indicator:
         source = self._moved_from(label.labels.value, label.labels.view)
@@ -279,7 +297,11 @@ class CrossEntropyReader(Reader):
         if lookup.index is None:
             return before + updates
         label = label_of(self.space, lookup.index, None, lookup.at, self.space.size(self.column))
-        return None if label is None else before + Polynomial.of(self._indicator(label)) * updates
+        if label is None:
+            return None
+        if is_in_range(label.labels.value, self.space.size(self.column)):
+            label = replace(label, outside="fill")
+        return before + Polynomial.of(self._indicator(label)) * updates
 
 
 def _power(polynomial: Polynomial, exponent: int) -> Polynomial:
@@ -313,5 +335,6 @@ CrossEntropyReader.handlers = {
     "stablehlo.compare": CrossEntropyReader.compare,
     "stablehlo.select": CrossEntropyReader.select,
     "stablehlo.gather": CrossEntropyReader.gather,
+    "stablehlo.dot_general": CrossEntropyReader.dot,
     "stablehlo.scatter": CrossEntropyReader.scatter,
 }
