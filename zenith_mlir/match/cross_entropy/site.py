@@ -39,6 +39,7 @@ from zenith_mlir.match.cross_entropy.formula import (
 )
 from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
 from zenith_mlir.match.cross_entropy.region import Region, downstream, survivor
+from zenith_mlir.match.cross_entropy.sums import split_sums
 from zenith_mlir.match.nomatch import NoMatch
 
 
@@ -104,6 +105,7 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
     if rows is None:
         return None
     region = downstream(exponential)
+    region.rows.extend(split_sums(rows.reader, region.wide))
     losses = list(_losses(rows, region))
     gradients = list(_gradients(rows, region, [loss.terms for loss in losses]))
     failure: NoMatch | None = None
