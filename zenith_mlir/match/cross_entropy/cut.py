@@ -145,7 +145,7 @@ def _number(polynomial: Polynomial) -> float | None:
 
 def _factor(reader: CrossEntropyReader, value: ir.Value, polynomial: Polynomial) -> float | None:
     """What `value` is of the cotangent `polynomial`."""
-    rows = shape(reader.logits)[:-1]
+    rows = reader.row_dims
     if not is_float(element_type(value)) or not can_be_rows(value, rows):
         return None
     wide = math.prod(shape(value)) != math.prod(rows)

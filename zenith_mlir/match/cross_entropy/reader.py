@@ -46,7 +46,10 @@ class CrossEntropyReader(Reader):
     def __init__(self, space: AxisSpace, logits: ir.Value, view: View, column: Axis, shifted: bool = True) -> None:
         super().__init__(space, (column,))
         self.logits, self.view, self.column, self._shifted = logits, view, column, shifted
-        self.rows: View = tuple(dim for dim in view if dim != (column,))
+        self.dim = view.index((column,))
+        self.rows: View = view[: self.dim] + view[self.dim + 1 :]
+        extent = shape(logits)
+        self.row_dims = extent[: self.dim] + extent[self.dim + 1 :]
 
     # ---- Atoms ----
 

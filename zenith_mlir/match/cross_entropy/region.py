@@ -25,10 +25,12 @@ class Region:
     wide: list[ir.Value]
 
 
-def downstream(exponential: ir.Operation) -> Region:
-    """The region of the nearest operations, as far as every value on the way has one of the two extents."""
+def downstream(exponential: ir.Operation, dim: int) -> Region:
+    """The region of the nearest operations, as far as every value on the way has one of the two extents. Rows are along
+    dimension `dim`.
+    """
     extent = shape(exponential.results[0])
-    count, columns = math.prod(extent), extent[-1]
+    count, columns = math.prod(extent), extent[dim]
     sizes = (count, count // columns)
     seen: dict[ir.Operation, None] = {exponential: None}
     frontier = [exponential]

@@ -45,15 +45,17 @@ from zenith_mlir.match.nomatch import NoMatch
 
 @dataclass(frozen=True)
 class Rows:
-    """The exponentials of rows of logits, their `maximum` m and the `total` Σ exp(x - m); `dims` is the shape of one
-    number a row.
-    """
+    """The exponentials of rows of logits, their `maximum` m and the `total` Σ exp(x - m)."""
 
     maximum: ir.Value | None
     total: ir.Value
     guarded: bool
     reader: CrossEntropyReader
-    dims: tuple[int, ...]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape of one number a row."""
+        return self.reader.row_dims
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
 
     Raises: NoMatch if something does, and is none or cannot be taken out.
     """
-    rows = _rows(exponential)
+    rows = rows_of(exponential)
     if rows is None:
         return None
-    region = downstream(exponential)
+    region = downstream(exponential, rows.reader.dim)
     region.rows.extend(split_sums(rows.reader, region.wide))
     losses = list(_losses(rows, region))
     gradients = list(_gradients(rows, region, [loss.terms for loss in losses]))
@@ -116,6 +118,12 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
                 "the exponentials of the loss are summed without subtracting the row maximum first",
                 "use jax.nn.logsumexp or jax.nn.log_softmax, which cannot overflow",
             )
+        if rows.reader.dim != len(rows.dims):
+            raise NoMatch(
+                exponential,
+                f"the loss runs over dimension {rows.reader.dim} of {len(rows.dims) + 1}, and kernels over the last",
+                "move the classes to the last dimension",
+            )
         try:
             return _site(rows, loss, gradient)
         except NoMatch as miss:
@@ -126,15 +134,16 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
     return None
 
 
-def _rows(exponential: ir.Operation) -> Rows | None:
+def rows_of(exponential: ir.Operation) -> Rows | None:
     """None where no row of several exponentials is summed."""
     row_sum = next((row_sum for row_sum in row_sums(exponential) if row_sum.mask is None), None)
     extent = shape(exponential.results[0])
-    if row_sum is None or int_list(row_sum.total, "dimensions") != [len(extent) - 1] or extent[-1] == 1:
+    dims = [] if row_sum is None else int_list(row_sum.total, "dimensions")
+    if row_sum is None or len(dims) != 1 or extent[dims[0]] == 1:
         return None
     space = AxisSpace()
     view = space.fresh_view(extent)
-    (column,) = view[-1]
+    (column,) = view[dims[0]]
     space.keep_whole([column])
     try:
         shifted = strip_shifts(space, exponential, view, column, at_most=1)
@@ -144,7 +153,7 @@ def _rows(exponential: ir.Operation) -> Rows | None:
         logits, guarded = shifted.logits, shifted.guarded
         maximum = next(op.results[0] for op in shifted.ops if reduction(op) == "stablehlo.maximum")
     reader = CrossEntropyReader(space, _unrounded(logits), view, column, shifted=maximum is not None)
-    return Rows(maximum, row_sum.total.results[0], guarded, reader, extent[:-1])
+    return Rows(maximum, row_sum.total.results[0], guarded, reader)
 
 
 def _unrounded(logits: ir.Value) -> ir.Value:
@@ -165,7 +174,7 @@ def view_of(reader: CrossEntropyReader, value: ir.Value) -> View | None:
     """What the dimensions of a value with the extent of the logits, or with one number a row, run over."""
     if shape(value) == shape(reader.logits):
         return reader.space.resolve_view(reader.view)
-    if math.prod(shape(value)) != math.prod(shape(reader.logits)[:-1]):
+    if math.prod(shape(value)) != math.prod(reader.row_dims):
         return None
     return reader.space.regroup(reader.space.resolve_view(reader.rows), shape(value))
 

@@ -20,13 +20,13 @@ def split_sums(reader: CrossEntropyReader, wide: list[ir.Value]) -> list[ir.Valu
 
     Returns: those sums of rows.
     """
-    last = len(reader.view) - 1
+    last = reader.dim
     found = []
     for value in wide:
         for op in users(value):
             dims = int_list(op, "dimensions") if reduction(op) == "stablehlo.add" else []
             if last in dims and len(dims) > 1 and splat(op.operands[1]) == 0 and _sums_to_a_loss(reader, value):
-                found.append(_split(op, last))
+                found.append(_split(op, reader))
     return found
 
 
@@ -38,11 +38,12 @@ def _sums_to_a_loss(reader: CrossEntropyReader, value: ir.Value) -> bool:
     return loss_terms(reader, total) is not None
 
 
-def _split(op: ir.Operation, last: int) -> ir.Value:
-    """Two sums in the place of `op`: along dimension `last`, and along the others."""
-    operand, rest = op.operands[0], [dim for dim in int_list(op, "dimensions") if dim != last]
+def _split(op: ir.Operation, reader: CrossEntropyReader) -> ir.Value:
+    """Two sums in the place of `op`: along the columns, and along the rows."""
+    operand, last = op.operands[0], reader.dim
+    rest = [dim - (dim > last) for dim in int_list(op, "dimensions") if dim != last]
     with op.location, ir.InsertionPoint(op):
-        rows = _sum(op, operand, [last], build.tensor(shape(operand)[:last], element_type(operand)))
+        rows = _sum(op, operand, [last], build.tensor(reader.row_dims, element_type(operand)))
         total = _sum(op, rows, rest, op.results[0].type)
     op.results[0].replace_all_uses_with(total)
     op.erase()
