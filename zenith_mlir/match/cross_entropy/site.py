@@ -152,11 +152,11 @@ def rows_of(exponential: ir.Operation) -> Rows | None:
     else:
         logits, guarded = shifted.logits, shifted.guarded
         maximum = next(op.results[0] for op in shifted.ops if reduction(op) == "stablehlo.maximum")
-    reader = CrossEntropyReader(space, _unrounded(logits), view, column, shifted=maximum is not None)
+    reader = CrossEntropyReader(space, unrounded(logits), view, column, shifted=maximum is not None)
     return Rows(maximum, row_sum.total.results[0], guarded, reader)
 
 
-def _unrounded(logits: ir.Value) -> ir.Value:
+def unrounded(logits: ir.Value) -> ir.Value:
     """What the logits were before they became float32."""
     source = through_converts(logits)
     return source if float_width(element_type(source)) == 16 else logits
@@ -263,7 +263,8 @@ def _following(rows: Rows, logits: ir.Value, cuts: list[Cut]) -> list[ir.Value]:
         if not known.isdisjoint(op.operands):
             known.update(op.results)
             is_logits = is_float_convert(op) and op.operands[0] == rows.reader.logits
-            found += [value for value in op.results if shape(value) == shape(logits) and not is_logits]
+            if not is_logits and op.name != "stablehlo.broadcast_in_dim":
+                found += [value for value in op.results if shape(value) == shape(logits)]
     return found
 
 
