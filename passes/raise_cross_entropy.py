@@ -5,6 +5,7 @@ a zenith.cross_entropy_vjp.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxlib.mlir import ir
 
@@ -15,6 +16,7 @@ from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, shape
 from zenith_mlir.match.cross_entropy import Site, match_cross_entropy
 from zenith_mlir.match.cross_entropy.outlining import outline_gradient, outline_loss
 from zenith_mlir.match.nomatch import NoMatch
+from zenith_mlir.match.repeated import repetitions
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
 
@@ -36,6 +38,7 @@ class RaiseCrossEntropy(Pass):
         position = {op: i for i, op in enumerate(exponentials)}
         # A match takes further exponentials along and erases them: those must not be looked at again.
         taken: set[int] = set()
+        raised: list[tuple[ir.Operation, cross_entropy.CrossEntropySpec, bool]] = []
         for i, exponential in enumerate(exponentials):
             site = None if i in taken else _match(exponential, ctx)
             if site is None:
@@ -43,14 +46,26 @@ class RaiseCrossEntropy(Pass):
             taken |= {position[op] for op in site.ops if op in position}
             loss = None if site.loss is None else outline_loss(module.operation, site)
             if loss is not None:
-                ctx.count("cross-entropies raised")
-                ctx.passed(loss.composite, cross_entropy.NAME, **_facts(loss.composite, loss.spec))
+                raised.append((loss.composite, loss.spec, site.gradient is not None))
             if site.gradient is not None:
                 composite, vjp_spec = outline_gradient(module.operation, site, loss)
                 ctx.count("gradients of cross-entropies raised")
                 ctx.passed(
                     composite, cross_entropy_vjp.NAME, recomputes=not vjp_spec.residuals, **_facts(composite, vjp_spec)
                 )
+        again = repetitions([(composite, has_gradient) for composite, _, has_gradient in raised])
+        for composite, spec, _ in raised:
+            _report(ctx, composite, spec, repeated=composite in again)
+
+
+def _report(ctx: PassContext, composite: ir.Operation, spec: cross_entropy.CrossEntropySpec, repeated: bool) -> None:
+    """One remark a site; computing it again for the gradient does not make it two."""
+    if repeated:
+        ctx.count("cross-entropies repeated for a gradient")
+        ctx.analysis(composite, spec.OP, "computed a second time, for the gradient, as jax.checkpoint asks")
+        return
+    ctx.count("cross-entropies raised")
+    ctx.passed(composite, spec.OP, **_facts(composite, spec))
 
 
 def _match(exponential: ir.Operation, ctx: PassContext) -> Site | None:
@@ -64,7 +79,7 @@ def _match(exponential: ir.Operation, ctx: PassContext) -> Site | None:
         return None
 
 
-def _facts(composite: ir.Operation, spec: cross_entropy.CrossEntropySpec) -> dict[str, object]:
+def _facts(composite: ir.Operation, spec: cross_entropy.CrossEntropySpec) -> dict[str, Any]:
     return {
         "columns": shape(composite.operands[0])[-1],
         "smoothing": spec.smoothing,

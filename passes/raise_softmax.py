@@ -10,10 +10,11 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.dialects import softmax
-from zenith_mlir.ir.composites import walk_program
+from zenith_mlir.ir.composites import walk_program, zenith_composites
 from zenith_mlir.ir.facts import element_type, has_static_shape, is_float, shape
 from zenith_mlir.match.nomatch import NoMatch
 from zenith_mlir.match.softmax import Site, match_softmax
+from zenith_mlir.match.softmax.escaping import escaping_attentions, is_left_behind
 from zenith_mlir.match.softmax.outlining import outline_forward, outline_gradient
 from zenith_mlir.module import Module
 from zenith_mlir.registry import Pass, register
@@ -26,8 +27,8 @@ class RaiseSoftmax(Pass):
     "zenith.log_softmax", and where the program has its gradient, that into a "zenith.softmax_vjp" or
     "zenith.log_softmax_vjp", which takes the result and its cotangent.
 
-    Expects the canonical form, and attention and cross-entropy to be raised before: their softmaxes are theirs. A softmax
-    whose exponentials are used beside it, or that another dimension is normalised along, is left alone, with a remark.
+    Expects the canonical form, and attention and cross-entropy to be raised before: their softmaxes are theirs. A
+    softmax whose exponentials are used beside it, or that runs over another dimension, is left alone, with a remark.
     """
 
     def run(self, module: Module, ctx: PassContext) -> None:
@@ -35,8 +36,10 @@ class RaiseSoftmax(Pass):
         position = {op: i for i, op in enumerate(exponentials)}
         # A match takes further exponentials along and erases them: those must not be looked at again.
         taken: set[int] = set()
+        attentions = escaping_attentions(zenith_composites(module.operation))
         for i, exponential in enumerate(exponentials):
-            site = None if i in taken else _match(exponential, ctx)
+            skipped = i in taken or is_left_behind(exponential, attentions)
+            site = None if skipped else _match(exponential, ctx)
             if site is None:
                 continue
             taken |= {position[op] for op in site.ops if op in position}

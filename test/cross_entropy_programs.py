@@ -249,4 +249,6 @@ LOSSES = [
         lambda x, y, w: -(w[..., None] * jax.nn.one_hot(y, V) * jax.nn.log_softmax(x)).sum(-1).mean(),
         (X, L, W),
     ),
+    Program("clipped probabilities", keras_probabilities, (X, L), reason="the probabilities are clipped before"),
+    Program("targets", lambda x, t: optax.softmax_cross_entropy(x, t).mean(), (X, jax.nn.softmax(X + 1)), reason="the targets"),
 ]

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from cross_entropy_programs import V, X, Program, array
+from cross_entropy_programs import Program, V, X, array
 
 G = array(*X.shape, seed=9)
 HALF = X.astype(jnp.bfloat16)
@@ -30,13 +29,19 @@ SOFTMAXES = [
     Program("scaled", lambda x, g: (jax.nn.softmax(0.5 * x) * g).sum(), (X, G)),
     Program("temperature", lambda x, g: (jax.nn.log_softmax(x / 0.7) * g).sum(), (X, G)),
     Program("bfloat16", lambda x, g: (jax.nn.softmax(x) * g).astype(jnp.float32).sum(), (HALF, G.astype(jnp.bfloat16))),
-    Program("float32 inside", lambda x, g: (jax.nn.softmax(x.astype(jnp.float32)).astype(jnp.bfloat16) * g).astype(jnp.float32).sum(), (HALF, G.astype(jnp.bfloat16))),
+    Program(
+        "float32 inside",
+        lambda x, g: (jax.nn.softmax(x.astype(jnp.float32)).astype(jnp.bfloat16) * g).astype(jnp.float32).sum(),
+        (HALF, G.astype(jnp.bfloat16)),
+    ),
     Program("of two dimensions", lambda x, g: (jax.nn.softmax(x.reshape(-1, V)) * g.reshape(-1, V)).sum(), (X, G)),
     Program("one row", lambda x, g: (jax.nn.softmax(x) * g).sum(), (X[0, 0], G[0, 0])),
     Program("exp of log-softmax", lambda x, g: (jnp.exp(jax.nn.log_softmax(x)) * g).sum(), (X, G)),
     Program("entropy", lambda x, g: entropy(x).sum(), (X, G)),
     Program("soft targets", lambda x, g: -(jax.nn.softmax(g) * jax.nn.log_softmax(x)).sum(-1).mean(), (X, G)),
-    Program("kl", lambda x, g: (jax.nn.softmax(g) * (jax.nn.log_softmax(g) - jax.nn.log_softmax(x))).sum(-1).mean(), (X, G)),
+    Program(
+        "kl", lambda x, g: (jax.nn.softmax(g) * (jax.nn.log_softmax(g) - jax.nn.log_softmax(x))).sum(-1).mean(), (X, G)
+    ),
     Program("router", lambda x, g: (jax.lax.top_k(jax.nn.softmax(x), 2)[0]).sum(), (X, G)),
     Program("axis 1", lambda x, g: (jax.nn.softmax(x, axis=1) * g).sum(), (X, G)),
     Program("no maximum", lambda x, g: (jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True) * g).sum(), (X, G)),

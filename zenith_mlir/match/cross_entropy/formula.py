@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from zenith_mlir.match.algebra.polynomial import Atom, Monomial, Polynomial, Tensor, Total
+from zenith_mlir.match.algebra.polynomial import Monomial, Polynomial, Tensor, Total
 from zenith_mlir.match.cross_entropy.atoms import Exponential, Indicator
 from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
 
@@ -51,8 +51,8 @@ class Terms:
 
 @dataclass(frozen=True)
 class Cotangents:
-    """What the gradient of a loss multiplies: g, and h where there is one. An h that is a number times g lse is a z-loss
-    that the program adds up elsewhere: it is in the attributes then.
+    """What the gradient of a loss multiplies: g, and h where there is one. An h that is a number times g lse is a
+    z-loss that the program adds up elsewhere: it is in the attributes then.
     """
 
     terms: Terms
@@ -167,17 +167,3 @@ def _clean(number: float) -> float:
         return 0.0
     short = float(f"{number:.6g}")
     return short if abs(short - number) <= 1e-6 * abs(number) else number
-
-
-def targets(polynomial: Polynomial, reader: CrossEntropyReader) -> Atom | None:
-    """What the logits are weighed with, where that is a tensor of probabilities and no label."""
-    for monomial in polynomial.terms:
-        for atom, _ in monomial:
-            if not isinstance(atom, Total) or Tensor(reader.logits, reader.space.resolve_view(reader.view)) not in [
-                inner for inner, _ in atom.product
-            ]:
-                continue
-            others = [a for a, _ in atom.product if isinstance(a, Tensor) and a.value != reader.logits]
-            if others:
-                return others[0]
-    return None

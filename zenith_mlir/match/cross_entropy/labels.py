@@ -227,6 +227,14 @@ def _plain(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return lambda op, *operands: np.asarray(function(*operands))
 
 
+def _clamp(op: ir.Operation, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.asarray(np.minimum(np.maximum(x, low), high))
+
+
+def _select(op: ir.Operation, chosen: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.where(chosen.astype(bool), a, b)
+
+
 def _negated(op: ir.Operation, a: np.ndarray) -> np.ndarray:
     type_ = element_type(op.results[0])
     return ~a.astype(bool) if isinstance(type_, ir.IntegerType) and type_.width == 1 else ~a
@@ -239,8 +247,8 @@ _ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "stablehlo.maximum": _plain(np.maximum),
     "stablehlo.minimum": _plain(np.minimum),
     "stablehlo.negate": _plain(np.negative),
-    "stablehlo.clamp": _plain(lambda low, x, high: np.minimum(np.maximum(x, low), high)),
-    "stablehlo.select": _plain(lambda chosen, a, b: np.where(chosen.astype(bool), a, b)),
+    "stablehlo.clamp": _clamp,
+    "stablehlo.select": _select,
     "stablehlo.and": _plain(np.bitwise_and),
     "stablehlo.or": _plain(np.bitwise_or),
     "stablehlo.not": _negated,

@@ -14,11 +14,11 @@ from zenith_mlir.dialects.cross_entropy_vjp import CrossEntropyVjpSpec
 from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import element_type, producer, shape, users
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.attention.gradient.placement import first_user
 from zenith_mlir.match.cross_entropy.cut import Leaf, Share
 from zenith_mlir.match.cross_entropy.region import in_order
 from zenith_mlir.match.cross_entropy.rows import as_rows, chain, exported, like, scaled, shaped, wide
 from zenith_mlir.match.cross_entropy.site import Site
+from zenith_mlir.match.placement import first_user
 
 
 @dataclass(frozen=True)

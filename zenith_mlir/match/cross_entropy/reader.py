@@ -1,8 +1,8 @@
 """Reads values as polynomials in what a cross-entropy is made of (`atoms.py`).
 
-exp of a x + b m + c log Σ exp(x - m), with whole numbers, is a product of powers; log takes it back. What a gather reads
-at the labels, and what a one-hot matrix leaves of a row, is Σ_j [j = l] x_j; and as [j = l] x_j is [j = l] x_l, all that
-varies along the columns beside [j = l] is a factor of a row. So there is one way to write each.
+exp of a x + b m + c log Σ exp(x - m), with whole numbers, is a product of powers; log takes it back. What a gather
+reads at the labels, and what a one-hot matrix leaves of a row, is Σ_j [j = l] x_j; and as [j = l] x_j is [j = l] x_l,
+all that varies along the columns beside [j = l] is a factor of a row. So there is one way to write each.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class CrossEntropyReader(Reader):
         return self._at_labels(super()._read(value, view))
 
     def total(self, polynomial: Polynomial, axes: Iterable[Axis]) -> Polynomial:
-        """A label that counts from the end, or that has no column and a loss of NaN, has one column: Σ_j [j = l] is 1."""
+        """The sum along `axes`; Σ_j [j = l] is 1 where a label without a column has a loss of NaN."""
         total = super().total(self._at_labels(polynomial), axes)
         result = Polynomial({})
         for monomial, coefficient in total.terms.items():

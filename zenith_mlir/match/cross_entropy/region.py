@@ -52,7 +52,11 @@ def _extent(op: ir.Operation) -> int:
 
 def in_order(ops: Iterable[ir.Operation]) -> list[ir.Operation]:
     """Operations of one block as they stand in it."""
-    return sorted(ops, key=functools.cmp_to_key(lambda a, b: -1 if a.is_before_in_block(b) else int(a != b)))
+
+    def earlier(a: ir.Operation, b: ir.Operation) -> int:
+        return -1 if a.is_before_in_block(b) else int(a != b)
+
+    return sorted(ops, key=functools.cmp_to_key(earlier))
 
 
 def survivor(

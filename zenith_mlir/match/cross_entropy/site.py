@@ -35,8 +35,8 @@ from zenith_mlir.match.cross_entropy.formula import (
     gradient_cotangents,
     gradient_terms,
     loss_terms,
-    targets,
 )
+from zenith_mlir.match.cross_entropy.misses import refuse_near
 from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
 from zenith_mlir.match.cross_entropy.region import Region, downstream, survivor
 from zenith_mlir.match.cross_entropy.sums import split_sums
@@ -130,7 +130,8 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
             failure = failure or miss
     if failure is not None:
         raise failure
-    _refuse_probabilities(rows, region)
+    polynomials = ((value, _polynomial(rows.reader, value)) for value in region.rows)
+    refuse_near(rows.reader, [(value, polynomial) for value, polynomial in polynomials if polynomial is not None])
     return None
 
 
@@ -212,7 +213,7 @@ def _is_inside(rows: Rows, cotangents: Cotangents) -> bool:
 
 
 def _pairs(losses: list[Loss], gradients: list[Gradient]) -> Iterator[tuple[Loss | None, Gradient | None]]:
-    """What to try, the most of the program first: the last loss that differs from those before, and the last gradient."""
+    """What to try, the most of the program first: the last of the losses that differ, with the last gradient."""
     gradient = gradients[-1] if gradients else None
     tried: list[Terms] = []
     for loss in reversed(losses):
@@ -281,15 +282,3 @@ def _operand(rows: Rows, gradient: Gradient | None) -> tuple[Gradient | None, ir
     converted = [op.results[0] for op in users(root) if is_float_convert(op)]
     same = [value for value in converted if element_type(value) == element_type(gradient.value)]
     return gradient, (same or [root])[0]
-
-
-def _refuse_probabilities(rows: Rows, region: Region) -> None:
-    """Raises: NoMatch if the rows are summed up with probabilities in the place of labels."""
-    for value in region.rows:
-        polynomial = _polynomial(rows.reader, value)
-        if polynomial is not None and targets(rows.reader.resolved(polynomial), rows.reader) is not None:
-            raise NoMatch(
-                producer(value),
-                "the targets of the cross-entropy are a matrix of probabilities, not labels",
-                "pass integer labels to optax.softmax_cross_entropy_with_integer_labels",
-            )

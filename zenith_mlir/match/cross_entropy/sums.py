@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxlib.mlir import ir
 
 from zenith_mlir.canonical import build
-from zenith_mlir.ir.facts import element_type, int_list, reduction, shape, splat, users
+from zenith_mlir.ir.facts import element_type, int_list, reduction, splat, users
 from zenith_mlir.ir.outline import clone_op
 from zenith_mlir.match.algebra.polynomial import NotPolynomial
 from zenith_mlir.match.cross_entropy.formula import loss_terms
@@ -52,7 +52,7 @@ def _split(op: ir.Operation, reader: CrossEntropyReader) -> ir.Value:
 
 def _sum(like: ir.Operation, operand: ir.Value, dims: list[int], type_: ir.Type) -> ir.Value:
     """The sum of `operand` along `dims`, from where `like` begins and as it adds."""
-    attributes = {"dimensions": ir.DenseI64ArrayAttr.get(dims)}
+    attributes: dict[str, ir.Attribute] = {"dimensions": ir.DenseI64ArrayAttr.get(dims)}
     made = ir.Operation.create("stablehlo.reduce", [type_], [operand, like.operands[1]], attributes, regions=1)
     body = like.regions[0].blocks[0]
     block = made.regions[0].blocks.append(*(argument.type for argument in body.arguments))
@@ -60,4 +60,5 @@ def _sum(like: ir.Operation, operand: ir.Value, dims: list[int], type_: ir.Type)
         mapping = dict(zip(body.arguments, block.arguments, strict=True))
         for inner in body.operations:
             clone_op(inner.operation, mapping)
-    return made.results[0]
+    result: ir.Value = made.results[0]
+    return result

@@ -8,8 +8,8 @@ from zenith_mlir.canonical import build
 from zenith_mlir.dialects import log_softmax, log_softmax_vjp, softmax, softmax_vjp
 from zenith_mlir.ir.facts import element_type, producer, shape
 from zenith_mlir.ir.outline import outline_composite
-from zenith_mlir.match.attention.gradient.placement import first_user
 from zenith_mlir.match.cross_entropy.rows import chain, scaled, typed
+from zenith_mlir.match.placement import first_user
 from zenith_mlir.match.softmax.site import Site
 
 _SPECS = {False: softmax.SoftmaxSpec, True: log_softmax.LogSoftmaxSpec}
@@ -26,9 +26,7 @@ def outline_forward(module: ir.Operation, site: Site) -> tuple[ir.Operation, sof
     return composite, spec
 
 
-def outline_gradient(
-    module: ir.Operation, site: Site, y: ir.Value
-) -> tuple[ir.Operation, softmax_vjp.SoftmaxVjpSpec]:
+def outline_gradient(module: ir.Operation, site: Site, y: ir.Value) -> tuple[ir.Operation, softmax_vjp.SoftmaxVjpSpec]:
     """The composite of the gradient, which takes the result `y` of the forward."""
     gradient = site.gradient
     assert gradient is not None
