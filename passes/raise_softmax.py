@@ -43,13 +43,14 @@ class RaiseSoftmax(Pass):
             if site is None:
                 continue
             taken |= {position[op] for op in site.ops if op in position}
+            # What the gradient no longer needs goes with the forward.
+            if site.gradient is not None:
+                composite, spec = outline_gradient(module.operation, site)
+                ctx.count("gradients of softmaxes raised")
+                ctx.passed(composite, spec.OP, scale=spec.scale)
             composite, spec = outline_forward(module.operation, site)
             ctx.count("softmaxes raised")
             ctx.passed(composite, spec.OP, scale=spec.scale, columns=shape(composite.results[0])[-1])
-            if site.gradient is not None:
-                gradient, vjp_spec = outline_gradient(module.operation, site, composite.results[0])
-                ctx.count("gradients of softmaxes raised")
-                ctx.passed(gradient, vjp_spec.OP, scale=vjp_spec.scale)
 
 
 def _match(exponential: ir.Operation, ctx: PassContext) -> Site | None:

@@ -34,20 +34,17 @@ ROW, LABEL = X[0], L[0]
 
 @dataclass(frozen=True)
 class Program:
-    """`facts` are what raising must state, `reason` what it must say where it refuses; `gradient` says whether the
-    gradient with respect to the logits becomes a composite too.
-    """
+    """`facts` are attributes of the composites, `reason` what raising must say where it refuses."""
 
     name: str
     function: Callable[..., Any]
     arguments: Sequence[Any]
     facts: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
-    gradient: bool = True
 
 
-def integer(x: Any, y: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(x, y)
+def integer(x: Any, y: Any, axis: int = -1) -> Any:
+    return optax.softmax_cross_entropy_with_integer_labels(x, y, axis=axis)
 
 
 def one_hot(x: Any, y: Any) -> Any:
@@ -68,6 +65,35 @@ def negative_log_likelihood(x: Any, y: Any) -> Any:
 
 def by_index(x: Any, y: Any) -> Any:
     return -jax.nn.log_softmax(x)[jnp.arange(y.shape[0]), y]
+
+
+def by_where(x: Any, y: Any) -> Any:
+    return -jnp.where(y[..., None] == jnp.arange(V), jax.nn.log_softmax(x), 0).sum(-1)
+
+
+def by_einsum(x: Any, y: Any) -> Any:
+    return -jnp.einsum("btv,btv->bt", jax.nn.one_hot(y, V), jax.nn.log_softmax(x))
+
+
+def lse_minus_one_hot(x: Any, y: Any) -> Any:
+    return jax.nn.logsumexp(x, -1) - (jax.nn.one_hot(y, V) * x).sum(-1)
+
+
+def clipped_labels(x: Any, y: Any) -> Any:
+    return -jnp.take_along_axis(jax.nn.log_softmax(x), y[..., None], -1, mode="clip")
+
+
+def weights_inside(x: Any, y: Any, w: Any) -> Any:
+    return -(w[..., None] * jax.nn.one_hot(y, V) * jax.nn.log_softmax(x)).sum(-1)
+
+
+def no_maximum(x: Any, y: Any) -> Any:
+    return (jnp.log(jnp.exp(x).sum(-1)) - picked(x, y)).mean()
+
+
+def log_softmax_kept(x: Any, y: Any) -> Any:
+    log_p = jax.nn.log_softmax(x)
+    return -picked(log_p, y).mean() + jnp.sum(jnp.sin(log_p))
 
 
 def by_hand(x: Any, y: Any) -> Any:
@@ -172,83 +198,62 @@ def squared(x: Any, y: Any) -> Any:
     return (integer(x, y) ** 2).sum()
 
 
-def perplexity(x: Any, y: Any) -> Any:
-    return jnp.exp(integer(x, y).mean())
-
-
 LOSSES = [
-    Program("integer labels", lambda x, y: integer(x, y).mean(), (X, L), {"outside": "fill"}),
-    Program("one row", lambda x, y: integer(x, y), (X[0, 0], L[0, 0])),
-    Program("a sum", lambda x, y: integer(x, y).sum(), (ROW, LABEL)),
-    Program("one-hot", lambda x, y: one_hot(x, y).mean(), (X, L), {"outside": "zero"}),
-    Program(
-        "one-hot by where",
-        lambda x, y: -(jnp.where(y[..., None] == jnp.arange(V), jax.nn.log_softmax(x), 0)).sum(-1).mean(),
-        (X, L),
-    ),
+    Program("integer labels", lambda x, y: integer(x, y).mean(), (X, L), {"outside": "fill", "infinity": "inf"}),
+    Program("one row", integer, (X[0, 0], L[0, 0])),
+    Program("one-hot", lambda x, y: one_hot(x, y).mean(), (X, L), {"outside": "zero", "infinity": "nan"}),
+    Program("one-hot by where", lambda x, y: by_where(x, y).mean(), (X, L), {"outside": "zero"}),
     Program("smoothed", lambda x, y: smoothed(x, y).mean(), (X, L), {"smoothing": 0.1}),
-    Program("nll", lambda x, y: negative_log_likelihood(x, y).mean(), (X, L)),
+    Program("nll", lambda x, y: negative_log_likelihood(x, y).mean(), (X, L), {"outside": "fill"}),
     Program("by index", lambda x, y: by_index(x, y).mean(), (ROW, LABEL)),
-    Program("by hand", lambda x, y: by_hand(x, y).mean(), (X, L)),
+    Program("by hand", lambda x, y: by_hand(x, y).mean(), (X, L), {"infinity": "nan"}),
     Program("logarithm of a softmax", lambda x, y: log_of_softmax(x, y).mean(), (X, L)),
     Program("z-loss", lambda x, y: with_z_loss(x, y).mean(), (X, L), {"z_loss": 1e-3}),
-    Program("z-loss apart", z_loss_apart, (X, L)),
     Program("z-loss rule", lambda x, y: z_loss_rule(x, jax.nn.one_hot(y, V)).mean(), (X, L), {"z_loss": 1e-3}),
     Program("soft targets", lambda x, y: weighted_soft_targets(x, y).mean(), (X, L), {"smoothing": 0.11}),
     Program("two terms", lambda x, y: nll_and_smooth(x, y).mean(), (X, L), {"smoothing": 0.1}),
     Program("masked mean", lambda x, y, w: masked_mean(integer(x, y), w), (X, L, W)),
-    Program("masked one-hot", lambda x, y, w: masked_mean(one_hot(x, y), w), (X, L, W)),
     Program("ignored", ignored, (X, IGNORED)),
-    Program("where the loss", lambda x, y: jnp.where(y > 3, integer(x, y), 0.0).sum(), (X, L)),
     Program("shifted", lambda x, y: integer(x[:, :-1], y[:, 1:]).mean(), (X, L)),
     Program("flattened", lambda x, y: integer(x.reshape(-1, V), y.reshape(-1)).mean(), (X, L)),
     Program("log_prob", categorical_log_prob, (X, L)),
-    Program("distrax", distrax_log_prob, (X, L)),
-    Program("vmap", lambda x, y: jax.vmap(integer)(x, y).mean(), (X, L)),
-    Program("vmap of rows", lambda x, y: jax.vmap(jax.vmap(integer))(x, y).sum(), (X, L)),
+    Program("distrax", distrax_log_prob, (X, L), {"outside": "zero"}),
     Program("vmap by index", lambda x, y: jax.vmap(by_index)(x, y).mean(), (X, L)),
     Program("bfloat16 logits", lambda x, y: integer(x.astype(jnp.float32), y).mean(), (HALF, L)),
-    Program("bfloat16", lambda x, y: integer(x, y).mean(), (HALF, L)),
-    Program("bfloat16 one-hot", lambda x, y: one_hot(x, y).astype(jnp.float32).mean(), (HALF, L)),
-    Program("int8 labels", lambda x, y: integer(x, y).mean(), (X, L.astype(jnp.int8))),
-    Program("unsigned labels", lambda x, y: integer(x, y).mean(), (X, L.astype(jnp.uint32))),
+    Program("bfloat16", lambda x, y: one_hot(x, y).astype(jnp.float32).mean(), (HALF, L)),
+    Program("unsigned labels", lambda x, y: integer(x, y).mean(), (X, L.astype(jnp.uint8))),
     Program("accuracy", with_accuracy, (X, L)),
     Program("two weights", two_weights, (X, L, W)),
     Program("focal", focal, (X, L)),
-    Program("squared", squared, (X, L)),
-    Program("perplexity", perplexity, (X, L)),
-    Program("temperature", lambda x, y: integer(x / 0.7, y).mean(), (X, L)),
-    Program("checkpoint", lambda x, y: jax.checkpoint(lambda x: integer(x, y).mean())(x), (X, L)),
     Program("sum over all", lambda x, y: -jnp.sum(jax.nn.one_hot(y, V) * jax.nn.log_softmax(x)) / B, (X, L)),
-    Program(
-        "lse minus one-hot", lambda x, y: (jax.nn.logsumexp(x, -1) - (jax.nn.one_hot(y, V) * x).sum(-1)).mean(), (X, L)
-    ),
+    Program("lse minus one-hot", lambda x, y: lse_minus_one_hot(x, y).mean(), (X, L), {"outside": "drop"}),
+    Program("einsum", lambda x, y: by_einsum(x, y).mean(), (X, L)),
+    Program("clip mode", lambda x, y: clipped_labels(x, y).mean(), (X, L)),
+    Program("identity", lambda x, y: -(jnp.eye(V)[y] * jax.nn.log_softmax(x)).sum(-1).mean(), (X, L)),
+    Program("labels changed", lambda x, y: integer(x, jnp.maximum(y, 3)).sum(), (X, L)),
     Program("safe", lambda x, y: optax.losses.safe_softmax_cross_entropy(x, jax.nn.one_hot(y, V)).mean(), (X, L)),
+]
+
+NEAR_MISSES = [
     Program(
-        "einsum", lambda x, y: -jnp.einsum("btv,btv->bt", jax.nn.one_hot(y, V), jax.nn.log_softmax(x)).mean(), (X, L)
+        "another dimension", lambda x, y: integer(x, y, 1).mean(), (X.swapaxes(1, 2), L), reason="over dimension 1 of 3"
     ),
-    Program(
-        "clip mode",
-        lambda x, y: -jnp.take_along_axis(jax.nn.log_softmax(x), y[..., None], -1, mode="clip").mean(),
-        (X, L),
-    ),
-    Program("eye", lambda x, y: -(jnp.eye(V)[y] * jax.nn.log_softmax(x)).sum(-1).mean(), (X, L)),
-    Program("logits kept", lambda x, y: (integer(jnp.tanh(x), y).mean(), jnp.tanh(x))[0], (X, L)),
-    Program(
-        "axis 1",
-        lambda x, y: optax.softmax_cross_entropy_with_integer_labels(x, y, axis=1).mean(),
-        (X.swapaxes(1, 2), L),
-    ),
-    Program(
-        "weights inside",
-        lambda x, y, w: -(jax.nn.one_hot(y, V) * jax.nn.log_softmax(x) * w[..., None]).sum() / w.sum(),
-        (X, L, W),
-    ),
-    Program(
-        "weights before",
-        lambda x, y, w: -(w[..., None] * jax.nn.one_hot(y, V) * jax.nn.log_softmax(x)).sum(-1).mean(),
-        (X, L, W),
-    ),
+    Program("weights inside", lambda x, y, w: weights_inside(x, y, w).mean(), (X, L, W), reason="each row is weighed"),
     Program("clipped probabilities", keras_probabilities, (X, L), reason="the probabilities are clipped before"),
-    Program("targets", lambda x, t: optax.softmax_cross_entropy(x, t).mean(), (X, jax.nn.softmax(X + 1)), reason="the targets"),
+    Program(
+        "targets",
+        lambda x, t: optax.softmax_cross_entropy(x, t).mean(),
+        (X, jax.nn.softmax(X + 1)),
+        reason="are a matrix of",
+    ),
+    Program("no maximum", no_maximum, (X, L), reason="without subtracting the row maximum"),
+    Program("log-softmax kept", log_softmax_kept, (X, L), reason="used by something that is no part of the loss"),
+]
+
+OTHERS = [
+    Program("another row", lambda x, y: (jax.nn.logsumexp(x, -1) - picked(x[::-1], y)).sum(), (X, L)),
+    Program("half of the logits", lambda x, y: (jax.nn.logsumexp(x, -1) - 0.5 * picked(x, y)).sum(), (X, L)),
+    Program("log-sum-exp alone", lambda x, y: jax.nn.logsumexp(x, -1).sum(), (X, L)),
+    Program("other logits", lambda x, y: (jax.nn.logsumexp(2 * x, -1) - picked(x, y)).sum(), (X, L)),
+    Program("squared sums", lambda x, y: (2 * jax.nn.logsumexp(x, -1) - picked(x, y)).sum(), (X, L)),
 ]

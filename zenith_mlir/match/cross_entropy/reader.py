@@ -107,11 +107,12 @@ class CrossEntropyReader(Reader):
             return monomial
         (indicator,) = indicators
         column = frozenset(self.space.resolve((self.column,)))
-        factors = set()
+        exponents: dict[Atom, int] = {}
         for atom, exponent in monomial:
             varies = atom != indicator and self.column in atom.axes(self.space)
-            factors.add((Total(frozenset({(indicator, 1), (atom, 1)}), column) if varies else atom, exponent))
-        return frozenset(factors)
+            factor = Total(frozenset({(indicator, 1), (atom, 1)}), column) if varies else atom
+            exponents[factor] = exponents.get(factor, 0) + exponent
+        return frozenset((atom, exponent) for atom, exponent in exponents.items() if exponent)
 
     def is_positive(self, polynomial: Polynomial) -> bool:
         """Whether it is a product of exponentials and their sums."""

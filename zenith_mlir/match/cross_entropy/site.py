@@ -109,6 +109,9 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
     region = downstream(exponential, rows.reader.dim)
     region.rows.extend(split_sums(rows.reader, region.wide))
     losses = list(_losses(rows, region))
+    if not losses:
+        polynomials = ((value, _polynomial(rows.reader, value)) for value in region.rows)
+        refuse_near(rows.reader, [(value, polynomial) for value, polynomial in polynomials if polynomial is not None])
     gradients = list(_gradients(rows, region, [loss.terms for loss in losses]))
     failure: NoMatch | None = None
     for loss, gradient in _pairs(losses, gradients):
@@ -130,8 +133,6 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
             failure = failure or miss
     if failure is not None:
         raise failure
-    polynomials = ((value, _polynomial(rows.reader, value)) for value in region.rows)
-    refuse_near(rows.reader, [(value, polynomial) for value, polynomial in polynomials if polynomial is not None])
     return None
 
 

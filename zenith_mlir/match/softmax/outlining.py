@@ -12,11 +12,12 @@ from zenith_mlir.match.cross_entropy.rows import chain, scaled, typed
 from zenith_mlir.match.placement import first_user
 from zenith_mlir.match.softmax.site import Site
 
+Spec = softmax.SoftmaxSpec | softmax_vjp.SoftmaxVjpSpec
 _SPECS = {False: softmax.SoftmaxSpec, True: log_softmax.LogSoftmaxSpec}
 _VJP_SPECS = {False: softmax_vjp.SoftmaxVjpSpec, True: log_softmax_vjp.LogSoftmaxVjpSpec}
 
 
-def outline_forward(module: ir.Operation, site: Site) -> tuple[ir.Operation, softmax.SoftmaxSpec]:
+def outline_forward(module: ir.Operation, site: Site) -> tuple[ir.Operation, Spec]:
     forward = site.forward
     spec = _SPECS[forward.log](scale=forward.scale)
     with producer(forward.value).location:
@@ -26,9 +27,9 @@ def outline_forward(module: ir.Operation, site: Site) -> tuple[ir.Operation, sof
     return composite, spec
 
 
-def outline_gradient(module: ir.Operation, site: Site, y: ir.Value) -> tuple[ir.Operation, softmax_vjp.SoftmaxVjpSpec]:
-    """The composite of the gradient, which takes the result `y` of the forward."""
-    gradient = site.gradient
+def outline_gradient(module: ir.Operation, site: Site) -> tuple[ir.Operation, Spec]:
+    """The composite of the gradient, which takes the result of the forward."""
+    gradient, y = site.gradient, site.forward.value
     assert gradient is not None
     spec = _VJP_SPECS[site.forward.log](scale=gradient.scale)
     before = first_user([gradient.value], producer(gradient.value).block)
