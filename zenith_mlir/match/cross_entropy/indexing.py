@@ -14,7 +14,7 @@ from zenith_mlir.ir.facts import defined_by, int_list, shape
 from zenith_mlir.match.affine import affine, index_along
 from zenith_mlir.match.axes import Axis, AxisSpace, View
 from zenith_mlir.match.constants import evaluate
-from zenith_mlir.match.cross_entropy.labels import Placed
+from zenith_mlir.match.cross_entropy.sampling import Placed
 
 
 @dataclass(frozen=True)

@@ -9,31 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.canonical.splats import comparison_direction
-from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.facts import (
-    SHAPE_OPS,
-    defined_by,
-    defining_op,
-    element_type,
     int_list,
-    is_float,
     reduction,
     shape,
     splat,
 )
-from zenith_mlir.match.affine import affine, index_along
-from zenith_mlir.match.algebra.polynomial import ONE, Atom, Monomial, Polynomial, Tensor, Total
+from zenith_mlir.match.algebra.polynomial import Atom, Monomial, Polynomial, Tensor, Total
 from zenith_mlir.match.algebra.reader import HANDLERS, Handler, Reader
-from zenith_mlir.match.axes import Axis, AxisSpace, View, axes_of, dot_operand_views, operand_view
+from zenith_mlir.match.axes import Axis, AxisSpace, View
+from zenith_mlir.match.cross_entropy import at_labels
 from zenith_mlir.match.cross_entropy.atoms import Exponential, Indicator, LogSum, Maximum
-from zenith_mlir.match.cross_entropy.indexing import gather_lookup, is_identity, scatter_lookup
-from zenith_mlir.match.cross_entropy.labels import Label, Placed, constant_truth, is_in_range, label_of
 
 
 class CrossEntropyReader(Reader):
@@ -196,117 +186,6 @@ class CrossEntropyReader(Reader):
         inner = (*view[: dims[0]], (self.column,), *view[dims[0] :])
         return self.maximum if self.resolved(self.read(operand, inner)) == self.x else None
 
-    def compare(self, op: ir.Operation, view: View) -> Polynomial | None:
-        direction = comparison_direction(op)
-        if is_float(element_type(op.operands[0])):
-            return self._compare_with_zero(op, view, direction)
-        if direction not in ("EQ", "NE"):
-            return None
-        indicator = self._one_hot(op, view)
-        if indicator is None:
-            return None
-        return indicator if direction == "EQ" else Polynomial.constant(1.0) - indicator
-
-    def _compare_with_zero(self, op: ir.Operation, view: View, direction: str) -> Polynomial | None:
-        if splat(op.operands[1]) != 0:
-            return None
-        operand = self.resolved(self.read(op.operands[0], view))
-        if self.is_positive(operand):
-            return Polynomial.constant(1.0) if direction in ("GE", "GT", "NE") else None
-        ((monomial, coefficient),) = operand.terms.items() if len(operand.terms) == 1 else ((ONE, 0.0),)
-        if coefficient <= 0 or [type(atom) for atom, _ in monomial] != [Indicator]:
-            return None
-        one = Polynomial({monomial: 1.0})
-        return {"EQ": Polynomial.constant(1.0) - one, "LE": Polynomial.constant(1.0) - one}.get(direction, one)
-
-    def _one_hot(self, op: ir.Operation, view: View) -> Polynomial | None:
-        """[label = column], where one side counts the columns and the other has none."""
-        for labels, columns in (tuple(op.operands), tuple(reversed(op.operands))):
-            if affine(self.space, columns, view) != index_along(self.space, (self.column,)):
-                continue
-            indicator = self._indicator(Label(Placed(labels, view), "zero"))
-            if self.column not in axes_of(indicator.view):
-                return Polynomial.of(indicator)
-        return None
-
-    def _moved_from(self, value: ir.Value, view: View) -> Placed:
-        """Where the same elements were before they were repeated, reshaped or transposed."""
-        while (op := defining_op(value)) is not None and op.name in SHAPE_OPS and op.name != "stablehlo.convert":
-            inner = operand_view(self.space, op, view)
-            if inner is None:
-                break
-            value, view = op.operands[0], inner
-        return Placed(value, view)
-
-    def select(self, op: ir.Operation, view: View) -> Polynomial | None:
-        predicate, on_true, on_false = op.operands
-        fill = splat(on_false)
-        if fill is not None and math.isnan(fill):
-            return self._filled(op, view)
-        finite = defined_by(predicate, "stablehlo.is_finite")
-        if finite is not None and fill == 0 and self.resolved(self.read(finite.operands[0], view)) == self.maximum:
-            return self.read(on_true, view)
-        return super().select(op, view)
-
-    def _filled(self, op: ir.Operation, view: View) -> Polynomial | None:
-        """What is read at an index that is in range, and NaN elsewhere."""
-        predicate, value, _ = op.operands
-        inside = Placed(predicate, view if shape(predicate) else ())
-        if constant_truth(self.space, inside):
-            return self.read(value, view)
-        source = self._moved_from(value, view)
-        gather = defined_by(source.value, "stablehlo.gather")
-        return None if gather is None else self._gathered(gather, source.view, inside)
-
-    def gather(self, op: ir.Operation, view: View) -> Polynomial | None:
-        return self._gathered(op, view, None)
-
-    def _gathered(self, op: ir.Operation, view: View, inside: Placed | None) -> Polynomial | None:
-        """What is read where `inside` holds; without that the program promises that indices are in range."""
-        lookup = gather_lookup(self.space, op, view, self.column)
-        if lookup is None:
-            return None
-        if lookup.index is None:
-            return self.read(op.operands[0], lookup.view)
-        label = label_of(self.space, lookup.index, inside, lookup.at, self.space.size(self.column))
-        if label is None or (inside is not None and label.outside != "fill"):
-            return None
-        indicator = self._indicator(replace(label, outside="fill"))
-        if lookup.rows_of_table:
-            return Polynomial.of(indicator) if is_identity(self.space, op.operands[0]) else None
-        return self.picked(indicator, self.read(op.operands[0], lookup.view))
-
-    def dot(self, op: ir.Operation, view: View) -> Polynomial | None:
-        """A product elementwise, or summed along the columns."""
-        dims = DotDims.of(op)
-        lhs, rhs = (list(found) for found in dot_operand_views(self.space, op, view))
-        for a, b in zip(dims.lhs_contracting, dims.rhs_contracting, strict=True):
-            if shape(op.operands[0])[a] != self.space.size(self.column) or self.column in axes_of((*lhs, *rhs)):
-                return None
-            lhs[a] = rhs[b] = (self.column,)
-        product = self.read(op.operands[0], tuple(lhs)) * self.read(op.operands[1], tuple(rhs))
-        return self.total(product, (self.column,)) if dims.lhs_contracting else product
-
-    def _indicator(self, label: Label) -> Indicator:
-        source = self._moved_from(label.labels.value, label.labels.view)
-        return Indicator(self.space.resolve_view(source.view), source.value, self.column, label.outside)
-
-    def scatter(self, op: ir.Operation, view: View) -> Polynomial | None:
-        if len(op.operands) != 3 or not _adds(op):
-            return None
-        lookup = scatter_lookup(self.space, op, view, self.column)
-        if lookup is None:
-            return None
-        updates, before = self.read(op.operands[2], lookup.view), self.read(op.operands[0], view)
-        if lookup.index is None:
-            return before + updates
-        label = label_of(self.space, lookup.index, None, lookup.at, self.space.size(self.column))
-        if label is None:
-            return None
-        if is_in_range(label.labels.value, self.space.size(self.column)):
-            label = replace(label, outside="fill")
-        return before + Polynomial.of(self._indicator(label)) * updates
-
 
 def _power(polynomial: Polynomial, exponent: int) -> Polynomial:
     factor = polynomial if exponent > 0 else polynomial.reciprocal()
@@ -324,11 +203,6 @@ def _indicator_in(atom: Atom) -> Indicator | None:
     return next((inner for inner in atom.inner() if isinstance(inner, Indicator)), None)
 
 
-def _adds(scatter: ir.Operation) -> bool:
-    body = [inner.operation.name for inner in scatter.regions[0].blocks[0].operations]
-    return body == ["stablehlo.add", "stablehlo.return"]
-
-
 CrossEntropyReader.handlers = {
     **HANDLERS,
     "stablehlo.exponential": CrossEntropyReader.exp,
@@ -336,9 +210,9 @@ CrossEntropyReader.handlers = {
     "stablehlo.abs": CrossEntropyReader.abs,
     "chlo.square": CrossEntropyReader.square,
     "stablehlo.reduce": CrossEntropyReader.reduce,
-    "stablehlo.compare": CrossEntropyReader.compare,
-    "stablehlo.select": CrossEntropyReader.select,
-    "stablehlo.gather": CrossEntropyReader.gather,
-    "stablehlo.dot_general": CrossEntropyReader.dot,
-    "stablehlo.scatter": CrossEntropyReader.scatter,
+    "stablehlo.compare": at_labels.compare,
+    "stablehlo.select": at_labels.select,
+    "stablehlo.gather": at_labels.gather,
+    "stablehlo.dot_general": at_labels.dot,
+    "stablehlo.scatter": at_labels.scatter,
 }

@@ -7,7 +7,6 @@ logits' extent outlives them: where something else uses that, it is computed any
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,20 +14,13 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import (
     element_type,
-    float_width,
-    int_list,
     is_float_convert,
     producer,
-    reduction,
     shape,
     users,
 )
-from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial
-from zenith_mlir.match.attention.normaliser import row_sums
-from zenith_mlir.match.attention.shifts import strip_shifts
-from zenith_mlir.match.axes import AxisSpace, View
-from zenith_mlir.match.chains import through_converts
 from zenith_mlir.match.cross_entropy.cut import Cut, cut
+from zenith_mlir.match.cross_entropy.exponentials import Rows, polynomial_of, rows_of
 from zenith_mlir.match.cross_entropy.formula import (
     Cotangents,
     Terms,
@@ -37,25 +29,9 @@ from zenith_mlir.match.cross_entropy.formula import (
     loss_terms,
 )
 from zenith_mlir.match.cross_entropy.misses import refuse_near
-from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
 from zenith_mlir.match.cross_entropy.region import Region, downstream, survivor
 from zenith_mlir.match.cross_entropy.sums import split_sums
 from zenith_mlir.match.nomatch import NoMatch
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The exponentials of rows of logits, their `maximum` m and the `total` Σ exp(x - m)."""
-
-    maximum: ir.Value | None
-    total: ir.Value
-    guarded: bool
-    reader: CrossEntropyReader
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The shape of one number a row."""
-        return self.reader.row_dims
 
 
 @dataclass(frozen=True)
@@ -110,7 +86,7 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
     region.rows.extend(split_sums(rows.reader, region.wide))
     losses = list(_losses(rows, region))
     if not losses:
-        polynomials = ((value, _polynomial(rows.reader, value)) for value in region.rows)
+        polynomials = ((value, polynomial_of(rows.reader, value)) for value in region.rows)
         refuse_near(rows.reader, [(value, polynomial) for value, polynomial in polynomials if polynomial is not None])
     gradients = list(_gradients(rows, region, [loss.terms for loss in losses]))
     failure: NoMatch | None = None
@@ -136,54 +112,9 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
     return None
 
 
-def rows_of(exponential: ir.Operation) -> Rows | None:
-    """None where no row of several exponentials is summed."""
-    row_sum = next((row_sum for row_sum in row_sums(exponential) if row_sum.mask is None), None)
-    extent = shape(exponential.results[0])
-    dims = [] if row_sum is None else int_list(row_sum.total, "dimensions")
-    if row_sum is None or len(dims) != 1 or extent[dims[0]] == 1:
-        return None
-    space = AxisSpace()
-    view = space.fresh_view(extent)
-    (column,) = view[dims[0]]
-    space.keep_whole([column])
-    try:
-        shifted = strip_shifts(space, exponential, view, column, at_most=1)
-    except NoMatch:
-        logits, maximum, guarded = exponential.operands[0], None, False
-    else:
-        logits, guarded = shifted.logits, shifted.guarded
-        maximum = next(op.results[0] for op in shifted.ops if reduction(op) == "stablehlo.maximum")
-    reader = CrossEntropyReader(space, unrounded(logits), view, column, shifted=maximum is not None)
-    return Rows(maximum, row_sum.total.results[0], guarded, reader)
-
-
-def unrounded(logits: ir.Value) -> ir.Value:
-    """What the logits were before they became float32."""
-    source = through_converts(logits)
-    return source if float_width(element_type(source)) == 16 else logits
-
-
-def _polynomial(reader: CrossEntropyReader, value: ir.Value) -> Polynomial | None:
-    view = view_of(reader, value)
-    try:
-        return None if view is None else reader.read(value, view)
-    except NotPolynomial:
-        return None
-
-
-def view_of(reader: CrossEntropyReader, value: ir.Value) -> View | None:
-    """What the dimensions of a value with the extent of the logits, or with one number a row, run over."""
-    if shape(value) == shape(reader.logits):
-        return reader.space.resolve_view(reader.view)
-    if math.prod(shape(value)) != math.prod(reader.row_dims):
-        return None
-    return reader.space.regroup(reader.space.resolve_view(reader.rows), shape(value))
-
-
 def _losses(rows: Rows, region: Region) -> Iterator[Loss]:
     for value in region.rows:
-        polynomial = _polynomial(rows.reader, value)
+        polynomial = polynomial_of(rows.reader, value)
         found = None if polynomial is None else loss_terms(rows.reader, polynomial)
         if found is not None:
             yield Loss(value, *found)
@@ -191,7 +122,7 @@ def _losses(rows: Rows, region: Region) -> Iterator[Loss]:
 
 def _gradients(rows: Rows, region: Region, known: list[Terms]) -> Iterator[Gradient]:
     for value in region.wide:
-        polynomial = _polynomial(rows.reader, value)
+        polynomial = polynomial_of(rows.reader, value)
         if polynomial is None:
             continue
         own = gradient_terms(rows.reader, polynomial)

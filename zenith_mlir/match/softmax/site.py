@@ -16,8 +16,8 @@ from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import defined_by, element_type, is_float, is_float_convert, producer, shape, splat, users
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial
 from zenith_mlir.match.constants import EXACT_OPS
+from zenith_mlir.match.cross_entropy.exponentials import Rows, rows_of, unrounded
 from zenith_mlir.match.cross_entropy.region import Region, downstream, survivor
-from zenith_mlir.match.cross_entropy.site import Rows, rows_of, unrounded
 from zenith_mlir.match.nomatch import NoMatch
 from zenith_mlir.match.softmax.formula import cotangent, result
 
