@@ -12,7 +12,7 @@ from zenith_mlir.ir.cones import cone
 from zenith_mlir.ir.facts import SHAPE_OPS, defining_op, element_type, is_float, producer, shape, splat
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial
 from zenith_mlir.match.constants import EXACT_OPS
-from zenith_mlir.match.cross_entropy.formula import Cotangents, Terms
+from zenith_mlir.match.cross_entropy.formula import Cotangents, Terms, log_sum_exp
 from zenith_mlir.match.cross_entropy.reader import CrossEntropyReader
 from zenith_mlir.match.cross_entropy.rows import can_be_rows
 from zenith_mlir.match.nomatch import NoMatch
@@ -67,6 +67,9 @@ def cut(
     wanted = [] if cotangents is None else [cotangents.of_lse, None if number is not None else cotangents.of_loss]
     found: list[list[Leaf]] = [[], []]
 
+    if cotangents is not None and _plays_two_roles(reader, cotangents):
+        raise NoMatch(producer(result), "a cotangent of the loss is a sum or maximum that its gradient reads, too")
+
     def enter(value: ir.Value, op: ir.Operation | None) -> bool:
         for leaves, polynomial in zip(found, wanted, strict=False):
             factor = None if polynomial is None else _factor(reader, value, polynomial)
@@ -81,6 +84,8 @@ def cut(
 
     ops = cone([result], {logits, labels, *residuals}, enter)
     of_lse, of_loss = found
+    if any(splat(leaf.value) is not None and leaf.factor != 1 for leaf in of_lse):
+        raise NoMatch(producer(result), "the cotangent of log-sum-exp is one of several constants")
     for polynomial, leaves in zip(wanted, found, strict=False):
         if polynomial is not None and not leaves:
             raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
@@ -88,6 +93,20 @@ def cut(
     if shares is None and number is not None:
         raise NoMatch(producer(result), "the cotangent of the loss is no value of the program")
     return Cut(ops, of_loss, of_lse, number, tuple(shares or ()))
+
+
+def _plays_two_roles(reader: CrossEntropyReader, cotangents: Cotangents) -> bool:
+    """Whether what stands for a cotangent would stand for something else in the gradient, too."""
+    own = [reader.sum, reader.sum.reciprocal(), reader.maximum, reader.log_sum, log_sum_exp(reader)]
+    if any(cotangents.of_loss.ratio_to(polynomial) is not None for polynomial in own):
+        return True
+    of_lse = cotangents.of_lse
+    if of_lse is None:
+        return False
+    # A number may be any constant of the program.
+    read = own if cotangents.terms.z_loss else own[:2]
+    numbers = _number(of_lse) is not None and _number(cotangents.of_loss) is not None
+    return numbers or any(of_lse.ratio_to(polynomial) is not None for polynomial in read)
 
 
 def _shares(value: ir.Value, ops: Collection[ir.Operation], extent: tuple[int, ...]) -> list[Share] | None:
