@@ -33,8 +33,8 @@ __all__ = ["PIPELINES", "Pipeline"]
 
 PIPELINES: Mapping[str, str] = {
     "prepare": "inline-calls,simplify",
-    "default": "prepare,raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax,"
-    "raise-matmul,lower-kernels",
+    "default": "prepare,raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,"
+    "raise-softmax,raise-matmul,lower-kernels",
 }
 
 
