@@ -154,6 +154,8 @@ def facts_of_attention(spec: Any) -> Any:
 # What is found in the plain block, and how its attributes are compared with those that the ops write. The gradient of
 # the first norm is that of its weight alone, which is no op in a program.
 FOUND = {
+    "zenith.cross_entropy": lambda spec: (spec.smoothing, spec.z_loss, spec.outside),
+    "zenith.cross_entropy_vjp": lambda spec: (spec.smoothing, spec.z_loss, spec.outside),
     "zenith.rms_norm": lambda spec: dataclasses.replace(spec, epsilon=round(spec.epsilon, 12)),
     "zenith.rotary": lambda spec: (spec.axes, spec.x, spec.table.axes, spec.rotated, spec.pairing, spec.out),
     "zenith.rotary_vjp": lambda spec: (spec.axes, spec.x, spec.table.axes, spec.rotated, spec.pairing, spec.out),

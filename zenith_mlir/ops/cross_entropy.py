@@ -76,7 +76,8 @@ def cross_entropy(
       label_smoothing: the share of the target that is spread over all V.
       z_loss: the factor of the square of the log-sum-exp.
       outside: what a label means that is no column. "fill": negative ones count from the end, beyond that the loss is
-        NaN, as `jnp.take_along_axis` has it; "zero": no column is the label's, as `jax.nn.one_hot` has it.
+        NaN, as `jnp.take_along_axis` has it; "zero": no column is the label's, as `jax.nn.one_hot` has it; "drop": the
+        label's logit is 0, as in log-sum-exp minus a sum over a one-hot.
 
     Returns: losses of shape [...], float32 (float64 for logits in float64).
 
@@ -85,7 +86,7 @@ def cross_entropy(
       ValueError: if shapes do not fit, or for an unknown `outside`.
     """
     op = "cross_entropy"
-    check_choice(op, "outside", outside, ("fill", "zero"))
+    check_choice(op, "outside", outside, ("fill", "zero", "drop"))
     (logits,) = floating(op, logits=logits)
     check(op, logits.ndim > 0, "logits is a scalar, expected a row for each label, with a column for each class")
     labels = integers(op, "labels", labels)
