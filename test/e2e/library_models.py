@@ -1,4 +1,4 @@
-"""Small models of real libraries, each as a function, its arguments and the number of attention sites that it has.
+"""Small models of real libraries, each as a function, its arguments and how many composites of each op it has.
 
 A library that is not installed, or that does not run on this JAX, raises ImportError where its model is built.
 """
@@ -16,8 +16,10 @@ import numpy as np
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-Model = tuple[Callable[..., Any], tuple[Any, ...], int]
+Model = tuple[Callable[..., Any], tuple[Any, ...], dict[str, int]]
 BATCH, SEQ, WIDTH, HEADS = 2, 24, 32, 4
+BERT = {"attention": 2, "layer_norm": 5, "gelu": 2}
+LLAMA = {"attention": 2, "rms_norm": 5, "swiglu": 2, "rotary": 4}
 
 
 def tokens() -> jax.Array:
@@ -49,7 +51,7 @@ def huggingface_bert() -> Model:
     return (
         lambda p, i, m: model(i, attention_mask=m, params=p).last_hidden_state,
         (model.params, tokens(), padding()),
-        2,
+        BERT,
     )
 
 
@@ -57,7 +59,11 @@ def huggingface_gpt2() -> Model:
     model = _transformers(
         "GPT2Config", "FlaxGPT2LMHeadModel", vocab_size=50, n_embd=WIDTH, n_layer=2, n_head=HEADS, n_positions=SEQ
     )
-    return lambda p, i, m: model(i, attention_mask=m, params=p).logits, (model.params, tokens(), padding()), 2
+    return (
+        lambda p, i, m: model(i, attention_mask=m, params=p).logits,
+        (model.params, tokens(), padding()),
+        BERT,
+    )
 
 
 def huggingface_llama() -> Model:
@@ -65,7 +71,11 @@ def huggingface_llama() -> Model:
         "LlamaConfig", "FlaxLlamaForCausalLM", vocab_size=50, hidden_size=WIDTH, num_hidden_layers=2,
         num_attention_heads=HEADS, num_key_value_heads=2, intermediate_size=64, max_position_embeddings=SEQ,
     )  # fmt: skip
-    return lambda p, i, m: model(i, attention_mask=m, params=p).logits, (model.params, tokens(), padding()), 2
+    return (
+        lambda p, i, m: model(i, attention_mask=m, params=p).logits,
+        (model.params, tokens(), padding()),
+        LLAMA,
+    )
 
 
 def huggingface_roberta() -> Model:
@@ -76,7 +86,7 @@ def huggingface_roberta() -> Model:
     return (
         lambda p, i, m: model(i, attention_mask=m, params=p).last_hidden_state,
         (model.params, tokens(), padding()),
-        2,
+        BERT,
     )
 
 
@@ -91,7 +101,7 @@ def flax_nnx() -> Model:
     def forward(state: Any, x: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(x, mask=nnx.make_causal_mask(jnp.ones(x.shape[:2])), deterministic=True)
 
-    return forward, (state, activations()), 1
+    return forward, (state, activations()), {"attention": 1}
 
 
 def flax_linen() -> Model:
@@ -106,7 +116,7 @@ def flax_linen() -> Model:
 
     block = Block()
     parameters = block.init(jax.random.key(0), activations(), padding())
-    return block.apply, (parameters, activations(), padding()), 1
+    return block.apply, (parameters, activations(), padding()), {"attention": 1, "layer_norm": 1, "gelu": 1}
 
 
 def equinox_vmapped() -> Model:
@@ -119,7 +129,7 @@ def equinox_vmapped() -> Model:
         mha = eqx.combine(arrays, static)
         return jax.vmap(lambda row: mha(row, row, row, mask=jnp.tril(jnp.ones((SEQ, SEQ), bool))))(x)
 
-    return forward, (arrays, activations()), 1
+    return forward, (arrays, activations()), {"attention": 1}
 
 
 def haiku() -> Model:
@@ -133,7 +143,7 @@ def haiku() -> Model:
     return (
         transformed.apply,
         (transformed.init(jax.random.key(0), activations(), padding()), activations(), padding()),
-        1,
+        {"attention": 1},
     )
 
 
@@ -145,7 +155,7 @@ def plain_scan_over_layers() -> Model:
         y = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
         return x + y @ w[3], None
 
-    return lambda w, x: jax.lax.scan(layer, x, w)[0], (weights, activations()), 1
+    return lambda w, x: jax.lax.scan(layer, x, w)[0], (weights, activations()), {"attention": 1}
 
 
 MODELS: list[Callable[[], Model]] = [

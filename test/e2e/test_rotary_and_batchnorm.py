@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from library_models import HEADS, SEQ, WIDTH, Model, activations, tokens
+from library_models import HEADS, SEQ, WIDTH, activations, tokens
 
 import zenith_mlir as zenith
 
+# A function, its arguments, and how many sites it has.
+Model = tuple[Callable[..., Any], tuple[Any, ...], int]
 IMAGES = (2, 16, 16, 3)
 
 
