@@ -75,6 +75,7 @@ def test_attributes_describe_the_decomposition(program: Program) -> None:
 MASKED = [p for p in RAISED if any(np.asarray(x).dtype.kind == "b" for x in p.arguments)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("program", MASKED, ids=name_of)
 def test_attributes_describe_rows_with_nothing_to_see(program: Program) -> None:
     """NaN where the program has NaN, and a number where it has one."""
@@ -92,6 +93,7 @@ def test_attributes_describe_rows_with_nothing_to_see(program: Program) -> None:
     np.testing.assert_allclose(np.asarray(computed, np.float64), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("program", RAISED, ids=name_of)
 def test_raise_and_expand_changes_no_bit(program: Program) -> None:
     original = zenith.trace(program.function, *program.arguments)

@@ -102,4 +102,4 @@ def test_unknown_names_are_refused() -> None:
 @pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__)
+    run_on(isa, __file__, every=1)
