@@ -64,7 +64,7 @@ sanitize: $(VENV)/test.stamp
 	  env LD_PRELOAD="$$(c++ -print-file-name=lib$$(echo $$kind | cut -c1)san.so) $$(c++ -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    TSAN_OPTIONS="ignore_interceptors_accesses=1 exitcode=66" \
-	    ZENITH_CPU_LIBRARY="$$build/libzenith_cpu.so" JAX_PLATFORMS=cpu \
+	    ZENITH_CPU_LIBRARY="$$build/libzenith_cpu.so" JAX_PLATFORMS=cpu ZENITH_TEST_ALL=1 \
 	    $(BIN)/python -m pytest -q -p no:xdist --capture=sys $(SANITIZED) || exit 1; \
 	done
 

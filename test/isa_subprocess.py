@@ -15,8 +15,8 @@ INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16", "amx")
 def run_on(isa: str, file: str, *arguments: str, every: int = 3) -> None:
     """Run the tests of `file` with ZENITH_CPU_ISA=isa, on one thread: this process has one a core.
 
-    Of the tests that `arguments` select one in `every` runs, others for each set; with ZENITH_TEST_ALL=1 all do. Skipped
-    where `isa` is not narrower than what this process uses.
+    Of the tests that `arguments` select one in `every` runs, others for each set; all do with ZENITH_TEST_ALL=1.
+    Skipped where `isa` is not narrower than what this process uses.
     """
     if INSTRUCTION_SETS.index(isa) >= INSTRUCTION_SETS.index(cpu.instruction_set()):
         pytest.skip(f"{isa} is not narrower than what this process uses")
