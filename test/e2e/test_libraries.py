@@ -37,6 +37,7 @@ def missed(remarks: Iterable[zenith.Remark]) -> list[str]:
     return [r.text() for r in remarks if r.kind == "missed"]
 
 
+@pytest.mark.once
 def test_every_site_is_fused_and_sound(model: Model) -> None:
     function, arguments, sites = model
     original = zenith.trace(function, *arguments)

@@ -16,6 +16,8 @@ import zenith_mlir as zenith
 from zenith_mlir.match.attention import logits
 from zenith_mlir.match.attention.logits import RawStep
 
+pytestmark = pytest.mark.once
+
 SEED = 20
 BATCHES = 6
 

@@ -223,6 +223,8 @@ class FailPass(Pass):
 
 RUN = """
 import zenith_mlir.hook, jax
+
+pytestmark = pytest.mark.once
 print(jax.jit(lambda x: x + 1)(1.0))
 """
 

@@ -50,14 +50,14 @@ def label_of(space: AxisSpace, index: Placed, valid: Placed | None, at: Mapping[
 
 
 def is_in_range(labels: ir.Value, count: int) -> bool:
-    """Whether `labels` are clamped to the columns."""
+    """Whether `labels` are clamped to the columns, all of them: labels that are in range stay what they are."""
     op = defining_op(labels)
     while op is not None and op.name in SHAPE_OPS:
         op = defining_op(op.operands[0])
     if op is None or op.name != "stablehlo.clamp":
         return False
     low, high = splat(op.operands[0]), splat(op.operands[2])
-    return low is not None and high is not None and low >= 0 and high < count
+    return low == 0 and high == count - 1
 
 
 def constant_truth(space: AxisSpace, predicate: Placed) -> bool | None:
