@@ -85,6 +85,7 @@ def test_every_gradient_is_fused_and_sound(model: Model) -> None:
     assert certificate.sound, certificate.summary
 
 
+@pytest.mark.once
 def test_plain_jit_of_a_gradient_under_the_hook_gives_the_same(model: Model) -> None:
     function, arguments, _ = model
     parameters, *rest = arguments

@@ -491,6 +491,7 @@ def test_forward_is_the_formula(case: Case) -> None:
     np.testing.assert_allclose(sums[hidden], total[hidden])
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("played")
 @pytest.mark.parametrize(
     ("case", "residuals"),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 
 # Traced as two sines; the native pass cse leaves one, and so shows that a pipeline ran.
@@ -223,8 +225,6 @@ class FailPass(Pass):
 
 RUN = """
 import zenith_mlir.hook, jax
-
-pytestmark = pytest.mark.once
 print(jax.jit(lambda x: x + 1)(1.0))
 """
 
