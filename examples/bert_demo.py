@@ -2,7 +2,7 @@
 
     python examples/bert_demo.py --seq 1024 --layers 4
 
-Prints how many attention sites were found and fused, what the passes remarked, the time of both (interleaved; median
+Prints how many sites were found and fused, what the passes remarked, the time of both (interleaved; median
 and minimum), the error of both against the same model computed in float64, and the certificate of each fusion.
 """
 
@@ -116,9 +116,9 @@ def main() -> None:
     before, after = (statistics.median(times[name]) for name in results)
     console.print(f"{before / after:.2f}x as fast (median)")
 
-    raised = sum(remark.kind == "passed" and remark.pass_name == "raise-attention" for remark in scope.remarks)
+    raised = sum(remark.kind == "passed" and remark.pass_name.startswith("raise-") for remark in scope.remarks)
     lowered = sum(remark.kind == "passed" and remark.pass_name == "lower-kernels" for remark in scope.remarks)
-    console.print(f"\nattention sites: {raised} found, {lowered} fused, of {args.layers} layers")
+    console.print(f"\nattention, norms and GELU: {raised} sites found, {lowered} fused, in {args.layers} layers")
     for remark in scope.remarks:
         console.print(remark.text(), highlight=False, markup=False, soft_wrap=True)
 
