@@ -30,8 +30,21 @@ def run_on(isa: str, file: str, *arguments: str, every: int = 3) -> None:
         f"lambda self, items: items.__setitem__(slice(None), items[{first}::{every}])}})();"
         "sys.exit(pytest.main(sys.argv[1:], plugins=[some]))"
     )
+    # Sanitizers write to file descriptor 2, which pytest must leave alone for their reports to come back.
     run = subprocess.run(
-        [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file, *arguments],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "--capture=sys",
+            file,
+            *arguments,
+        ],
         env={**os.environ, "ZENITH_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ namespace zenith::ZENITH_ISA {
 
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t Mask __attribute__((vector_size(16)));
+typedef uint32_t Bits __attribute__((vector_size(16)));
 constexpr int kWidth = 4;
 constexpr int kRowsPerTile = 4;
 constexpr int kVecsPerTile = 3;
@@ -58,9 +59,10 @@ inline Vec MulPow2(Vec x, Vec n) {
   return x * Pow2(half) * Pow2(n - half);
 }
 inline Vec Significand(Vec x, Vec* e) {
-  const Mask exponent = ((Mask)x - 0x3f400000) >> 23;  // 0.75
+  // Bits wrap around; the shift keeps the sign.
+  const Mask exponent = (Mask)((Bits)x - 0x3f400000u) >> 23;  // 0.75
   *e = __builtin_convertvector(exponent, Vec);
-  return (Vec)((Mask)x - (exponent << 23));
+  return (Vec)((Bits)x - ((Bits)exponent << 23));
 }
 inline Vec ZeroWhere(Mask m, Vec x) { return (Vec)(~m & (Mask)x); }
 inline Vec ExponentFromLowBits(Vec x) { return (Vec)((Mask)x << 23); }
