@@ -69,10 +69,13 @@ def _recompute(module: Module, ctx: PassContext) -> None:
     """Let the backward of a scan compute what it needs of a norm from x instead of reading it from stacks: then root
     and gradient meet in one block.
     """
-    position = _positions(module)
-    count = sum(_recompute_stacked(root, ctx, position) for root in walk_program(module.operation, *ROOTS))
-    ctx.count("residuals recomputed", count)
-    if count:
+    for _ in walk_program(module.operation, *ROOTS):
+        # What is recomputed takes roots along: they are looked up again.
+        roots, position = walk_program(module.operation, *ROOTS), _positions(module)
+        count = next((n for root in roots if (n := _recompute_stacked(root, ctx, position))), 0)
+        ctx.count("residuals recomputed", count)
+        if not count:
+            break
         Simplify().run(module, ctx)
 
 

@@ -19,11 +19,12 @@ from zenith_mlir.ir.facts import defined_by, shape, splat, users
 from zenith_mlir.match.algebra.polynomial import NotPolynomial, Polynomial, Tensor
 from zenith_mlir.match.axes import View
 from zenith_mlir.match.chains import through_converts
-from zenith_mlir.match.norm.forward import Normalised, Parts, Vector, atoms_of, coefficient, is_part, unit, vector
+from zenith_mlir.match.norm.forward import Parts, Vector, atoms_of, coefficient, is_part, unit, vector
 from zenith_mlir.match.norm.reader import NormReader
 from zenith_mlir.match.norm.spread import Spread
 from zenith_mlir.match.norm.statistics import Statistics
 
+_PRODUCTS = ("stablehlo.multiply", "stablehlo.divide")
 # How many operations belong to a gradient, and how many values may be its cotangent, at most.
 _MAX_OPS, _MAX_COTANGENTS = 96, 8
 
@@ -58,9 +59,11 @@ def gradient(found: Statistics, below: Parts, position: Callable[[ir.Operation],
 def _cotangents(
     found: Statistics, below: Parts, position: Callable[[ir.Operation], int]
 ) -> Iterator[tuple[ir.Value, Polynomial]]:
-    """What may be the cotangent, with the factor that the norm then has: parts are multiplied by it, or by both."""
+    """What may be the cotangent, with the factor that the norm then has: it, or the product of both, is multiplied or
+    divided by parts.
+    """
     spread = below.spread
-    products = {user for part in spread.views for user in users(part) if user.name == "stablehlo.multiply"}
+    products = {user for part in spread.views for user in users(part) if user.name in _PRODUCTS}
     factors = _factors(found, below)
     others = [
         other
@@ -70,7 +73,8 @@ def _cotangents(
     ]
     choices = [choice for other in others for choice in _choices(found, below, other, factors)]
     # Of a sum of squares of the result the cotangent is a multiple of the result.
-    choices += [(user.results[0], factor) for norm in below.norms for user in _multiples(norm) for factor in factors]
+    multiples = [multiple for norm in below.norms for multiple in _multiples(norm.result)]
+    choices += [(multiple, factor) for multiple in multiples for factor in factors]
     tried: list[tuple[ir.Value, Polynomial]] = []
     for value, factor in choices:
         known = any(value == v and factor.terms == f.terms for v, f in tried)
@@ -79,9 +83,12 @@ def _cotangents(
             yield value, factor
 
 
-def _multiples(norm: Normalised) -> list[ir.Operation]:
-    products = (user for user in users(norm.result) if user.name == "stablehlo.multiply")
-    return [product for product in products if splat(product.operands[1]) is not None]
+def _multiples(value: ir.Value) -> Iterator[ir.Value]:
+    """What `value` times numbers gives."""
+    for user in users(value):
+        if user.name == "stablehlo.multiply" and splat(user.operands[1]) is not None:
+            yield user.results[0]
+            yield from _multiples(user.results[0])
 
 
 def _choices(
@@ -111,20 +118,22 @@ def _unscaled(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def _factors(found: Statistics, below: Parts) -> list[Polynomial]:
-    """What the normalised rows, or the root, are multiplied by; last the number one."""
+    """What x, the normalised rows or the root are multiplied by; last the number one."""
     reader = below.spread.reader
-    n, root = unit(found, reader), reader.resolved(reader.root)
+    x, root = reader.resolved(reader.x), reader.resolved(reader.root)
+    centre = reader.resolved(reader.x - reader.mean(reader.x)) if found.centred else x
+    # Of what a part may be a multiple, by which of its terms that shows, and what a unit of it is.
+    wholes = [(root, root, 1.0), (centre * root, x * root, found.scale**-0.5), (centre, x, 1.0), (x, x, 1.0)]
     factors: list[Polynomial] = []
     for value, view in below.spread.views.items():
         if shape(value) != shape(found.x):
             continue
         polynomial = reader.resolved(reader.read(value, view))
-        for product, scale in ((root, 1.0), (reader.resolved(reader.x) * root, found.scale**-0.5)):
-            factor = coefficient(polynomial, product).scaled(scale)
-            whole = factor * (root if product is root else n)
-            said = vector(found, factor)
-            if said is not None and said.tensor is not None and not (polynomial - whole).terms:
-                factors.append(factor)
+        for whole, term, scale in wholes:
+            multiple = coefficient(polynomial, term)
+            said = vector(found, multiple.scaled(scale))
+            if said is not None and said.tensor is not None and not (polynomial - whole * multiple).terms:
+                factors.append(multiple.scaled(scale))
     distinct = [factor for i, factor in enumerate(factors) if all(factor.terms != f.terms for f in factors[:i])]
     return [*distinct, Polynomial.constant(1.0)]
 
