@@ -69,17 +69,23 @@ def _recompute(module: Module, ctx: PassContext) -> None:
     """Let the backward of a scan compute what it needs of a norm from x instead of reading it from stacks: then root
     and gradient meet in one block.
     """
+    kept: list[tuple[ir.Operation, str]] = []
     for _ in walk_program(module.operation, *ROOTS):
         # What is recomputed takes roots along: they are looked up again.
         roots, position = walk_program(module.operation, *ROOTS), _positions(module)
-        count = next((n for root in roots if (n := _recompute_stacked(root, ctx, position))), 0)
+        kept.clear()
+        count = next((n for root in roots if (n := _recompute_stacked(root, position, kept))), 0)
         ctx.count("residuals recomputed", count)
         if not count:
             break
         Simplify().run(module, ctx)
+    for root, name in kept:
+        reason = "its loop keeps what lies inside of the norm for the gradient, and cannot keep what it normalises"
+        ctx.missed(root, name, reason)
 
 
-def _recompute_stacked(root: ir.Operation, ctx: PassContext, position: Position) -> int:
+def _recompute_stacked(root: ir.Operation, position: Position, kept: list[tuple[ir.Operation, str]]) -> int:
+    """Returns how many reads were replaced; where that cannot be, the root joins `kept`."""
     loop = loop_around(root)
     found = None if loop is None else statistics(root)
     if loop is None or found is None or not found.is_trailing:
@@ -87,8 +93,7 @@ def _recompute_stacked(root: ir.Operation, ctx: PassContext, position: Position)
     try:
         return recompute_stacked(loop, found, parts(found, root, position))
     except (NotStacked, NoMatch):
-        reason = "its loop keeps what lies inside of the norm for the gradient, and cannot keep what it normalises"
-        ctx.missed(root, BACKWARD[found.centred].OP, reason)
+        kept.append((root, BACKWARD[found.centred].OP))
         return 0
 
 
