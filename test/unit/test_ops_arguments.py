@@ -89,6 +89,8 @@ def test_labels_outside() -> None:
 
 REFUSED = [
     (lambda: ops.layer_norm(X.astype(int)), TypeError, "x is int64[3,4], expected floating-point numbers"),
+    (lambda: ops.layer_norm(None), TypeError, "x is NoneType, expected an array"),
+    (lambda: ops.matmul(X, None), TypeError, "y is NoneType, expected an array"),
     (lambda: ops.layer_norm(X, R), ValueError, "weight has shape [3, 4], expected [4]"),
     (lambda: ops.layer_norm(X, axis=0), ValueError, "expected the last axis or several up to the last"),
     (lambda: ops.rms_norm(X, offset=1.0), ValueError, "offset is 1.0 and there is no weight"),

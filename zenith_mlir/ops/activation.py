@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 
-from zenith_mlir.ops.arguments import check, check_shape, floating
+from zenith_mlir.ops.arguments import check, check_shape, floating, present
 from zenith_mlir.ops.batching import rows
 from zenith_mlir.ops.primitive import Gradient, Operation, bind, define
 from zenith_mlir.ops.sums import over_rows
@@ -44,7 +44,7 @@ def define_activation(name: str, reference: Callable[..., Any], reference_vjp: C
 
 def activate(primitive: Primitive, op: str, spec: Callable[[bool], Any], x: Any, bias: Any) -> jax.Array:
     """Check the arguments and bind `primitive`; `spec` takes whether there is a bias."""
-    x, *rest = floating(op, x=x, bias=bias)
+    (x,), rest = floating(op, x=x), present(op, bias=bias)
     for array in rest:
         check_shape(op, "bias", array, x.shape[-1:], f"one number a feature of x, which has shape {list(x.shape)}")
     check(op, not rest or x.ndim > 0, "x is a scalar, which has no features that a bias could be added to")

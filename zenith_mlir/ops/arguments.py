@@ -10,14 +10,12 @@ import jax.numpy as jnp
 
 
 def floating(op: str, **named: Any) -> list[jax.Array]:
-    """The arguments that are not None as arrays.
+    """The arguments as arrays.
 
     Raises: TypeError naming one that is no array of real floating-point numbers.
     """
     arrays = []
     for name, value in named.items():
-        if value is None:
-            continue
         array = _array(op, name, value)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(
@@ -26,6 +24,11 @@ def floating(op: str, **named: Any) -> list[jax.Array]:
             )
         arrays.append(array)
     return arrays
+
+
+def present(op: str, **named: Any) -> list[jax.Array]:
+    """Those of the arguments that are not None, as `floating` has them."""
+    return floating(op, **{name: value for name, value in named.items() if value is not None})
 
 
 def integers(op: str, name: str, value: Any) -> jax.Array:

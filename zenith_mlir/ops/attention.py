@@ -18,7 +18,7 @@ from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.dialects.attention_vjp import AttentionVjpSpec, Gradient
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.ops import primitive
-from zenith_mlir.ops.arguments import booleans, describe, floating
+from zenith_mlir.ops.arguments import booleans, describe, floating, present
 from zenith_mlir.ops.attention_layouts import OP, band, inside, layouts_of, of_logits, rounded
 from zenith_mlir.ops.batching import before, fresh, moved, size_of, widened
 from zenith_mlir.ops.primitive import Dims, Operation, bind, define
@@ -165,7 +165,7 @@ def attention(
             Step("tanh"),
             Step("scale", value=rounded(cap, logits)),
         ]
-    for array in floating(OP, bias=bias):
+    for array in present(OP, bias=bias):
         steps.append(Step("add", operand=modifier(*of_logits("bias", array, axes, layouts))))
     fill = rounded(-0.7 * float(np.finfo(np.float32).max), logits)
     if mask is not None:

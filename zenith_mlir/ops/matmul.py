@@ -22,7 +22,7 @@ from zenith_mlir.dialects import matmul as dialect
 from zenith_mlir.dialects.labelled import einsum, spread
 from zenith_mlir.dialects.layout import Layout
 from zenith_mlir.dialects.matmul import MatmulSpec, Step
-from zenith_mlir.ops.arguments import check, check_choice, floating
+from zenith_mlir.ops.arguments import check, check_choice, floating, present
 from zenith_mlir.ops.batching import before, moved, size_of, widened
 from zenith_mlir.ops.matmul_layouts import added_layout, bare_spec
 from zenith_mlir.ops.primitive import Dims, Operation, bind, define, directional
@@ -198,7 +198,7 @@ def matmul(
     steps: list[Step] = []
 
     def add(name: str, value: Any) -> None:
-        for array in floating(op, **{name: value}):
+        for array in present(op, **{name: value}):
             layouts.append(added_layout(name, array.shape, spec))
             modifiers.append(array)
             steps.append(Step("add", operand=1 + len(modifiers)))

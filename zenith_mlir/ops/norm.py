@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 
 from zenith_mlir.dialects import norm as dialect
 from zenith_mlir.dialects.norm import NormSpec, NormVjpSpec
-from zenith_mlir.ops.arguments import check, check_shape, floating
+from zenith_mlir.ops.arguments import check, check_shape, floating, present
 from zenith_mlir.ops.batching import rows
 from zenith_mlir.ops.primitive import Gradient, Operation, bind, define
 
@@ -84,7 +84,7 @@ def normalise(
         ("weight", weight, normalised, f"that of the normalised axes of x, which has {list(x.shape)}"),
         ("bias", bias, normalised, f"that of the normalised axes of x, which has {list(x.shape)}"),
     ):
-        for array in floating(op, **{name: value}):
+        for array in present(op, **{name: value}):
             check_shape(op, name, array, shape, why)
             operands.append(array)
     check(op, weight is not None or offset == 0, f"offset is {offset} and there is no weight to add it to")

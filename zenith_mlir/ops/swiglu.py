@@ -12,7 +12,7 @@ from zenith_mlir.dialects import swiglu as dialect
 from zenith_mlir.dialects import swiglu_vjp as dialect_vjp
 from zenith_mlir.dialects.activations import ACTIVATIONS
 from zenith_mlir.dialects.swiglu import HALVES, SwigluSpec
-from zenith_mlir.ops.arguments import check, check_choice, check_shape, floating
+from zenith_mlir.ops.arguments import check, check_choice, check_shape, floating, present
 from zenith_mlir.ops.batching import rows
 from zenith_mlir.ops.primitive import Gradient, Operation, bind, define
 from zenith_mlir.ops.sums import over_rows
@@ -84,7 +84,7 @@ def swiglu(
     op = "swiglu"
     check_choice(op, "activation", activation, tuple(ACTIVATIONS))
     check_choice(op, "halves", halves, HALVES[1:])
-    gate, *rest = floating(op, gate=gate, up=up)
+    (gate,), rest = floating(op, gate=gate), present(op, up=up)
     check(op, gate.ndim > 0, "gate is a scalar, expected features along its last axis")
     for array in rest:
         check_shape(op, "up", array, gate.shape, "that of the gate")
@@ -107,4 +107,4 @@ def _biases(bias: Any, expected: int) -> list[Any]:
         return []
     given = list(bias) if isinstance(bias, list | tuple) else [bias]
     check("swiglu", len(given) == expected, f"bias is {len(given)} arrays, expected {expected}, as many as gate and up")
-    return [array for each in given for array in floating("swiglu", bias=each)]
+    return [array for each in given for array in present("swiglu", bias=each)]

@@ -31,6 +31,21 @@ class Rows:
         """The shape of one number a row."""
         return self.reader.row_dims
 
+    def refuse(self, exponential: ir.Operation, what: str, instead: str) -> None:
+        """Raises: NoMatch if no kernel computes rows so; `what` was found, and `instead` is the cure."""
+        if self.maximum is None:
+            raise NoMatch(
+                exponential,
+                f"the exponentials of the {what} are summed without subtracting the row maximum first",
+                f"use {instead}, which cannot overflow",
+            )
+        if self.reader.dim != len(self.dims):
+            raise NoMatch(
+                exponential,
+                f"the {what} runs over dimension {self.reader.dim} of {len(self.dims) + 1}, and kernels over the last",
+                "move it to the last dimension",
+            )
+
 
 def rows_of(exponential: ir.Operation) -> Rows | None:
     """None where no row of several exponentials is summed."""

@@ -91,18 +91,7 @@ def match_cross_entropy(exponential: ir.Operation) -> Site | None:
     gradients = list(_gradients(rows, region, [loss.terms for loss in losses]))
     failure: NoMatch | None = None
     for loss, gradient in _pairs(losses, gradients):
-        if rows.maximum is None:
-            raise NoMatch(
-                exponential,
-                "the exponentials of the loss are summed without subtracting the row maximum first",
-                "use jax.nn.logsumexp or jax.nn.log_softmax, which cannot overflow",
-            )
-        if rows.reader.dim != len(rows.dims):
-            raise NoMatch(
-                exponential,
-                f"the loss runs over dimension {rows.reader.dim} of {len(rows.dims) + 1}, and kernels over the last",
-                "move the classes to the last dimension",
-            )
+        rows.refuse(exponential, "loss", "jax.nn.logsumexp or jax.nn.log_softmax")
         try:
             return _site(rows, loss, gradient)
         except NoMatch as miss:

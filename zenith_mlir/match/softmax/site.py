@@ -71,7 +71,13 @@ def match_softmax(exponential: ir.Operation) -> Site | None:
     found = list(_results(rows, region))
     if not found:
         return None
-    _refuse(rows, exponential)
+    rows.refuse(exponential, "softmax", "jax.nn.softmax")
+    if rows.guarded:
+        raise NoMatch(
+            exponential,
+            "the softmax guards against an infinite maximum: a row with +inf is not NaN everywhere",
+            "use jax.nn.softmax or jax.nn.log_softmax",
+        )
     failure: NoMatch | None = None
     for value, log in found:
         try:
@@ -97,28 +103,6 @@ def _read(rows: Rows, value: ir.Value) -> Polynomial | None:
         return rows.reader.resolved(rows.reader.read(value, rows.reader.view))
     except NotPolynomial:
         return None
-
-
-def _refuse(rows: Rows, exponential: ir.Operation) -> None:
-    """Raises: NoMatch if no kernel computes it so."""
-    if rows.maximum is None:
-        raise NoMatch(
-            exponential,
-            "the exponentials are normalised without subtracting the row maximum first",
-            "use jax.nn.softmax, which cannot overflow",
-        )
-    if rows.guarded:
-        raise NoMatch(
-            exponential,
-            "the softmax guards against an infinite maximum: a row with +inf is not NaN everywhere",
-            "use jax.nn.softmax or jax.nn.log_softmax",
-        )
-    if rows.reader.dim != len(rows.dims):
-        raise NoMatch(
-            exponential,
-            f"the softmax runs over dimension {rows.reader.dim} of {len(rows.dims) + 1}, and kernels over the last",
-            "move it to the last dimension",
-        )
 
 
 def _site(rows: Rows, exponentials: ir.Value, region: Region, value: ir.Value, log: bool) -> Site:
