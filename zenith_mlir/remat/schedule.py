@@ -111,9 +111,7 @@ def _needs(problem: Problem, plan: Plan, event: Event) -> Iterable[int]:
     return problem.operands[event.node]
 
 
-def _sizes(
-    problem: Problem, events: list[Event], nodes: Indices, born: Indices, dies: Indices
-) -> Indices:
+def _sizes(problem: Problem, events: list[Event], nodes: Indices, born: Indices, dies: Indices) -> Indices:
     """What each version takes: all of its bytes if it waits for a later sweep or step, else what fusion leaves."""
     # The sweep an event belongs to: the forward is -1; recomputing for a step belongs to the step.
     sweep = np.array([event.step for event in events])
