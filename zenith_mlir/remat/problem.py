@@ -27,8 +27,8 @@ class Problem:
     while it waits for its users in the same sweep: 0 where XLA fuses it into these. A node that is not `repeatable`
     (random bits, side effects) runs once.
 
-    Step t of the backward uses the values `uses[t]`. `backward_base[t]` and `forward_base[i]` are the bytes live at that
-    moment whatever is decided: cotangents, gradients, workspace.
+    Step t of the backward uses the values `uses[t]`. `backward_base[t]` and `forward_base[i]` are the bytes live at
+    that moment whatever is decided: cotangents, gradients, workspace.
 
     `offload_cost[i]` is in seconds what sending the value to the host and bringing it back adds; infinite where it
     cannot go there.
