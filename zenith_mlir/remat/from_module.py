@@ -1,0 +1,93 @@
+"""The problem of rematerialization that a block of StableHLO poses, and which operations its nodes and steps are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxlib.mlir import ir
+from numpy.typing import NDArray
+
+from zenith_mlir.ir.facts import defining_op
+from zenith_mlir.remat.costs import Rates, flops
+from zenith_mlir.remat.flow import Flow
+from zenith_mlir.remat.fusion import Fused
+from zenith_mlir.remat.kinds import FREE, repeatable
+from zenith_mlir.remat.partition import forward_length
+from zenith_mlir.remat.problem import Problem
+
+__all__ = ["Program", "program_of"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A problem, and what it is about: node i is operation `nodes[i]` of `flow`, step t is `steps[t]`. The last step is
+    the rest of the backward and no operation. The forward are the first `length` operations.
+    """
+
+    problem: Problem
+    flow: Flow
+    fused: Fused
+    nodes: list[int]
+    steps: list[int]
+    length: int
+
+    def fused_at(self, value: ir.Value) -> ir.Operation | None:
+        """The operation that computes `value` in its users; None where `value` lies in memory or is constant."""
+        op = defining_op(value)
+        i = None if op is None else self.flow.number.get(op)
+        return None if i is None or self.fused.is_anchor[i] or self.flow.ops[i].name in FREE else op
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Whether `value` is a constant or counts."""
+        op = defining_op(value)
+        return op is not None and op.name in FREE
+
+
+def program_of(block: ir.Block, module: ir.Operation, rates: Rates) -> Program:
+    """What there is to keep or to recompute in `block`."""
+    flow = Flow(block)
+    fused = Fused(flow)
+    length = forward_length(flow)
+    anchors = [i for i, is_anchor in enumerate(fused.is_anchor) if is_anchor]
+    nodes = [i for i in anchors if i < length]
+    # Behind the last use of a forward value one more step stands for the rest of the backward.
+    backward = [i for i in anchors if i >= length]
+    steps = [i for i in backward if any(j < length for j in fused.operands[i])]
+    number = {i: n for n, i in enumerate(nodes)}
+    problem = Problem.of(
+        cost=[_seconds(fused, i, module, rates) for i in nodes],
+        bytes=[int(flow.bytes[i]) for i in nodes],
+        operands=[sorted(number[j] for j in fused.operands[i]) for i in nodes],
+        uses=[*(sorted(number[j] for j in fused.operands[i] if j < length) for i in steps), []],
+        repeatable=[all(repeatable(flow.ops[j]) for j in (i, *fused.inside[i])) for i in nodes],
+        backward_base=_backward_base(fused, backward, steps, length),
+        names=[flow.ops[i].name for i in nodes],
+    )
+    return Program(problem, flow, fused, nodes, steps, length)
+
+
+def _seconds(fused: Fused, i: int, module: ir.Operation, rates: Rates) -> float:
+    """Time of the loop of anchor i."""
+    flow = fused.flow
+    work = sum(flops(flow.ops[j], module) for j in (i, *fused.inside[i]))
+    traffic = flow.bytes[i] + sum(flow.bytes[j] for j in fused.operands[i])
+    return float(work / rates.flops + traffic / rates.bytes)
+
+
+def _backward_base(fused: Fused, backward: list[int], steps: list[int], length: int) -> list[int]:
+    """Bytes of the backward's own values at each step and in what runs between it and the step before."""
+    position = {i: n for n, i in enumerate(backward)}
+    last = [len(backward) - 1 if i in fused.flow.returned else n for n, i in enumerate(backward)]
+    for n, i in enumerate(backward):
+        for j in fused.operands[i]:
+            if j >= length:
+                last[position[j]] = max(n, last[position[j]])
+    sizes = fused.flow.bytes[backward]
+    changes = np.zeros(len(backward) + 1, np.int64)
+    np.add.at(changes, np.arange(len(backward)), sizes)
+    np.subtract.at(changes, np.array(last, np.int64) + 1, sizes)
+    live: NDArray[np.int64] = np.cumsum(changes[:-1])
+    ends = [position[i] + 1 for i in steps] + [len(backward)]
+    starts = [0, *ends[:-1]]
+    return [int(live[a:b].max(initial=0)) for a, b in zip(starts, ends, strict=True)]
