@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,25 +143,26 @@ def lazily(problem: Problem, keep: Collection[int], offload: Collection[int] = (
     Raises:
         IncompletePlan: if what is not kept cannot be computed again.
     """
-    there = np.zeros(problem.nodes, bool)
-    there[list(keep)] = True
     away = frozenset(offload) - frozenset(keep)
-    recompute: list[tuple[int, ...]] = []
-    for uses in problem.uses:
-        missing: set[int] = set()
-        stack = [j for j in uses if not there[j]]
-        while stack:
-            i = stack.pop()
-            if i in missing:
-                continue
-            if i not in away and not problem.repeatable[i]:
-                raise IncompletePlan(f"node {i} cannot run twice and is not kept")
-            missing.add(i)
-            if i not in away:
-                stack.extend(j for j in problem.operands[i] if not there[j])
-        recompute.append(tuple(sorted(missing)))
-        there[list(missing)] = True
-    return Plan(tuple(recompute), away)
+    never = problem.steps
+    need = np.full(problem.nodes, never)
+    np.minimum.at(need, problem.use_rows.values, problem.use_rows.rows)
+    need[list(keep)] = never
+    first: list[int] = need.tolist()
+    there = set(keep)
+    for i in range(problem.nodes - 1, -1, -1):
+        if (step := first[i]) == never or i in away:
+            continue
+        if not problem.repeatable[i]:
+            raise IncompletePlan(f"node {i} cannot run twice and is not kept")
+        for j in problem.operands[i]:
+            if first[j] > step and j not in there:
+                first[j] = step
+    again = np.array(first, np.int64)
+    order = np.argsort(again, kind="stable")
+    starts = np.searchsorted(again[order], np.arange(never + 1)).tolist()
+    nodes = order.tolist()
+    return Plan(tuple(tuple(nodes[a:b]) for a, b in itertools.pairwise(starts)), away)
 
 
 def keep_all(problem: Problem) -> Plan:
