@@ -18,7 +18,7 @@ __all__ = ["Corner", "Hull", "cut_plans"]
 
 @dataclass(frozen=True, eq=False)
 class Corner:
-    """The cheapest choice at `price` seconds a byte. `value` bounds seconds + price * bytes of any choice from below."""
+    """The cheapest choice at `price` seconds a byte. No choice has less seconds + price * bytes than `value`."""
 
     price: float
     keep: NDArray[np.bool_]
@@ -35,8 +35,8 @@ class Hull:
     """The choices that are cheapest at some price of a byte: the lower convex hull of (bytes kept, seconds added).
 
     The bound is Lagrange's. Whatever a plan does, a value that is needed after the forward waits there, and all that
-    wait fit beside what else is live at that moment, or it is computed or fetched at least once more. So for any price p,
-    cost >= min over choices of (seconds + p bytes) - p room: for all plans, also those that recompute a value twice.
+    wait fit beside what else is live at that moment, or it is computed or fetched at least once more. So for any price
+    p, cost >= min over choices of (seconds + p bytes) - p room: for all plans, also those that recompute a value twice.
     """
 
     def __init__(self, problem: Problem, *, offload: bool = False, cuts: int = 24):

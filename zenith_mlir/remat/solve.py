@@ -40,7 +40,7 @@ class Infeasible(ZenithError):
 
     def __init__(self, budget_bytes: int, minimum: int, solver: str):
         super().__init__(
-            f"infeasible: the budget is {budget_bytes} bytes, and the smallest plan of solver {solver} needs {minimum}; "
+            f"infeasible: budget {budget_bytes} bytes, and the smallest plan of solver {solver} needs {minimum}; "
             f"raise the budget to {minimum} bytes or more"
         )
         self.budget_bytes = budget_bytes
