@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zenith_mlir.remat.ragged import Ragged
+
 if TYPE_CHECKING:
     import networkx
 
@@ -103,7 +105,17 @@ class Problem:
     @cached_property
     def needed(self) -> NDArray[np.int64]:
         """The nodes whose values some step uses: what is kept when nothing is recomputed."""
-        return np.array(sorted({i for step in self.uses for i in step}), np.int64)
+        return np.unique(self.use_rows.values)
+
+    @cached_property
+    def operand_rows(self) -> Ragged:
+        """`operands`, flat."""
+        return Ragged.of(self.operands)
+
+    @cached_property
+    def use_rows(self) -> Ragged:
+        """`uses`, flat."""
+        return Ragged.of(self.uses)
 
     @property
     def residual_bytes(self) -> int:

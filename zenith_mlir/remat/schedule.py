@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zenith_mlir.remat.problem import Problem
+from zenith_mlir.remat.ragged import Ragged
 
 __all__ = ["Event", "IncompletePlan", "Plan", "Timeline", "keep_all", "lazily", "simulate"]
 
@@ -46,13 +49,21 @@ class Event:
     step: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Timeline:
-    """Bytes live at each event of a schedule; `kept` are the nodes whose first values wait for the backward."""
+    """Bytes live at each event of a schedule; `kept` are the nodes whose first values wait for the backward.
 
-    events: list[Event]
-    live: NDArray[np.int64]
+    Event e is node `node[e]` running in sweep `step[e]`, both as in `Event`.
+    """
+
+    node: Indices
+    step: Indices
+    live: Indices
     kept: frozenset[int]
+
+    @cached_property
+    def events(self) -> list[Event]:
+        return [Event(*pair) for pair in zip(self.node.tolist(), self.step.tolist(), strict=True)]
 
     @property
     def peak(self) -> int:
@@ -65,59 +76,64 @@ def simulate(problem: Problem, plan: Plan) -> Timeline:
     Raises:
         IncompletePlan: if it uses what is not there, or repeats what cannot be.
     """
-    events = list(_events(problem, plan))
-    current = np.full(problem.nodes, -1, np.int64)
-    node_of: list[int] = []
-    created: list[int] = []
-    last: list[int] = []
-    for e, event in enumerate(events):
-        for j in _needs(problem, plan, event):
-            if current[j] < 0:
-                raise IncompletePlan(f"event {e} ({event}) uses node {j}, which has not run")
-            last[current[j]] = e
-        if event.node >= 0:
-            current[event.node] = len(node_of)
-            node_of.append(event.node)
-            created.append(e)
-            last.append(e)
-    born, dies, nodes = np.array(created), np.array(last), np.array(node_of)
-    sizes = _sizes(problem, events, nodes, born, dies)
-    changes = np.zeros(len(events) + 1, np.int64)
+    node, step = _events(problem, plan)
+    away = _away(problem, plan, node, step)
+    born = np.flatnonzero(node >= 0)
+    values, users = _needs(problem, node, step, away)
+    # Versions of values in the order of (node, time): the one that an event uses is the last before it.
+    order = np.argsort(node[born], kind="stable")
+    key = node[born][order] * len(node) + born[order]
+    used = np.searchsorted(key, values * len(node) + users) - 1
+    if len(used) and (absent := (used < 0) | (node[born][order][used] != values)).any():
+        first = np.flatnonzero(absent)[users[absent].argmin()]
+        event = Event(int(node[users[first]]), int(step[users[first]]))
+        raise IncompletePlan(f"event {users[first]} ({event}) uses node {values[first]}, which has not run")
+    dies = born.copy()
+    np.maximum.at(dies, order[used], users)
+    nodes = node[born]
+    # All of its bytes if it waits for a later sweep or step, else what fusion leaves.
+    sizes = np.where(step[born] != step[dies], problem.bytes[nodes], problem.transient[nodes])
+    changes = np.zeros(len(node) + 1, np.int64)
     np.add.at(changes, born, sizes)
     np.subtract.at(changes, dies + 1, sizes)
-    base = [problem.forward_base[v.node] if v.step < 0 else problem.backward_base[v.step] for v in events]
-    first = np.arange(len(nodes)) < problem.nodes
-    kept = frozenset(nodes[first & (dies >= problem.nodes)].tolist())
-    return Timeline(events, np.cumsum(changes[:-1]) + np.array(base, np.int64), kept)
+    n = problem.nodes
+    base = np.concatenate([problem.forward_base, problem.backward_base[step[n:]]])
+    return Timeline(node, step, np.cumsum(changes[:-1]) + base, frozenset(np.flatnonzero(dies[:n] >= n).tolist()))
 
 
-def _events(problem: Problem, plan: Plan) -> Iterator[Event]:
+def _events(problem: Problem, plan: Plan) -> tuple[Indices, Indices]:
+    """The node (-1: the step itself) and the sweep (-1: the forward) of each event. Recomputing for a step belongs to
+    the step's sweep.
+    """
     if len(plan.recompute) != problem.steps:
         raise IncompletePlan(f"a plan for {len(plan.recompute)} steps and a backward of {problem.steps}")
-    yield from (Event(i, -1) for i in range(problem.nodes))
-    for t, batch in enumerate(plan.recompute):
-        for i in batch:
-            if i not in plan.offload and not problem.repeatable[i]:
-                raise IncompletePlan(f"node {i} cannot run twice, and step {t} asks for it")
-            yield Event(i, t)
-        yield Event(-1, t)
+    batches = Ragged.of(plan.recompute)
+    steps = np.arange(problem.steps)
+    node = np.insert(batches.values, batches.starts[1:], -1)
+    step = np.insert(batches.rows, batches.starts[1:], steps)
+    n = problem.nodes
+    return np.concatenate([np.arange(n), node]), np.concatenate([np.full(n, -1), step])
 
 
-def _needs(problem: Problem, plan: Plan, event: Event) -> Iterable[int]:
-    if event.node < 0:
-        return problem.uses[event.step]
-    if event.step >= 0 and event.node in plan.offload:
-        return ()
-    return problem.operands[event.node]
+def _away(problem: Problem, plan: Plan, node: Indices, step: Indices) -> NDArray[np.bool_]:
+    """Whether each event brings a value back from the host."""
+    offloaded = np.zeros(problem.nodes + 1, bool)
+    offloaded[list(plan.offload)] = True
+    again = (step >= 0) & (node >= 0)
+    away: NDArray[np.bool_] = again & offloaded[node]
+    wrong = again & ~away & ~np.append(problem.repeatable, True)[node]
+    if wrong.any():
+        e = int(wrong.argmax())
+        raise IncompletePlan(f"node {node[e]} cannot run twice, and step {step[e]} asks for it")
+    return away
 
 
-def _sizes(problem: Problem, events: list[Event], nodes: Indices, born: Indices, dies: Indices) -> Indices:
-    """What each version takes: all of its bytes if it waits for a later sweep or step, else what fusion leaves."""
-    # The sweep an event belongs to: the forward is -1; recomputing for a step belongs to the step.
-    sweep = np.array([event.step for event in events])
-    waits = sweep[born] != sweep[dies]
-    sizes: Indices = np.where(waits, problem.bytes[nodes], problem.transient[nodes])
-    return sizes
+def _needs(problem: Problem, node: Indices, step: Indices, away: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """The values that events use, and the events that use them."""
+    run, backward = np.flatnonzero((node >= 0) & ~away), np.flatnonzero(node < 0)
+    operands, users = problem.operand_rows.take(node[run])
+    uses, steps = problem.use_rows.take(step[backward])
+    return np.concatenate([operands, uses]), np.concatenate([run[users], backward[steps]])
 
 
 def lazily(problem: Problem, keep: Collection[int], offload: Collection[int] = ()) -> Plan:
@@ -127,25 +143,26 @@ def lazily(problem: Problem, keep: Collection[int], offload: Collection[int] = (
     Raises:
         IncompletePlan: if what is not kept cannot be computed again.
     """
-    there = np.zeros(problem.nodes, bool)
-    there[list(keep)] = True
     away = frozenset(offload) - frozenset(keep)
-    recompute: list[tuple[int, ...]] = []
-    for uses in problem.uses:
-        missing: set[int] = set()
-        stack = [j for j in uses if not there[j]]
-        while stack:
-            i = stack.pop()
-            if i in missing:
-                continue
-            if i not in away and not problem.repeatable[i]:
-                raise IncompletePlan(f"node {i} cannot run twice and is not kept")
-            missing.add(i)
-            if i not in away:
-                stack.extend(j for j in problem.operands[i] if not there[j])
-        recompute.append(tuple(sorted(missing)))
-        there[list(missing)] = True
-    return Plan(tuple(recompute), away)
+    never = problem.steps
+    need = np.full(problem.nodes, never)
+    np.minimum.at(need, problem.use_rows.values, problem.use_rows.rows)
+    need[list(keep)] = never
+    first: list[int] = need.tolist()
+    there = set(keep)
+    for i in range(problem.nodes - 1, -1, -1):
+        if (step := first[i]) == never or i in away:
+            continue
+        if not problem.repeatable[i]:
+            raise IncompletePlan(f"node {i} cannot run twice and is not kept")
+        for j in problem.operands[i]:
+            if first[j] > step and j not in there:
+                first[j] = step
+    again = np.array(first, np.int64)
+    order = np.argsort(again, kind="stable")
+    starts = np.searchsorted(again[order], np.arange(never + 1)).tolist()
+    nodes = order.tolist()
+    return Plan(tuple(tuple(nodes[a:b]) for a, b in itertools.pairwise(starts)), away)
 
 
 def keep_all(problem: Problem) -> Plan:

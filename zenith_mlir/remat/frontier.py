@@ -1,0 +1,54 @@
+"""The plans worth having: of two that fit a budget, the cheaper."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from zenith_mlir.remat.problem import Problem
+from zenith_mlir.remat.schedule import Plan, simulate
+
+__all__ = ["Frontier", "Point"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan, the seconds it adds, and the bytes that its schedule takes."""
+
+    plan: Plan
+    cost: float
+    peak: int
+
+
+class Frontier:
+    """The plans of a problem that no other known one beats in both cost and peak.
+
+    The cheapest plan within a budget is monotone in the budget, since which plans are known does not depend on it.
+    """
+
+    def __init__(self, problem: Problem, plans: Iterable[Plan] = ()):
+        self.problem = problem
+        # By falling cost and rising peak.
+        self.points: list[Point] = []
+        for plan in plans:
+            self.add(plan)
+
+    def add(self, plan: Plan) -> Point:
+        """Measure `plan`, remember it where it beats what is known."""
+        point = Point(plan, plan.cost(self.problem), simulate(self.problem, plan).peak)
+        best = self.best(point.peak)
+        if best is None or point.cost < best.cost:
+            self.points = [p for p in self.points if p.peak < point.peak or p.cost < point.cost]
+            self.points.insert(bisect_right(self.points, point.peak, key=lambda p: p.peak), point)
+        return point
+
+    def best(self, budget_bytes: int) -> Point | None:
+        """The cheapest plan that needs at most `budget_bytes`."""
+        at = bisect_right(self.points, budget_bytes, key=lambda p: p.peak)
+        return self.points[at - 1] if at else None
+
+    @property
+    def minimum(self) -> int:
+        """The fewest bytes that a known plan needs."""
+        return self.points[0].peak
