@@ -12,6 +12,9 @@ JAX lowers every program, for `jit`, `.lower()` and `jax.export` alike, by one f
 
 What is bound lives in a `jax.make_user_context`, which is part of the keys of JAX's caches: one function
 called outside, inside and outside again is lowered once for each.
+
+Lowered modules that need options of XLA:CPU (`zenith_mlir.ir.compiler_options`) get them where JAX compiles,
+`compile_or_get_cached`, before the key of the persistent cache is made.
 """
 
 from __future__ import annotations
@@ -32,8 +35,10 @@ from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir.context import Numerics
 from zenith_mlir.errors import ZenithError
+from zenith_mlir.ir import compiler_options
 from zenith_mlir.pipeline import Pipeline
 from zenith_mlir.remarks import Remark
+from zenith_mlir.remat.policy import keeps_barriers
 from zenith_mlir.rewriting import Rewriting, ZenithWarning, strict_environment, user_stacklevel
 from zenith_mlir.target import Target
 
@@ -232,36 +237,42 @@ _installing = threading.Lock()
 
 
 def install() -> None:
-    """Wrap JAX's lowering, once. `pipeline`, `set_pipeline` and `jit` do it by themselves.
+    """Wrap JAX's lowering and compiling, once. `pipeline`, `set_pipeline`, `jit` and `checkpoint` do it by
+    themselves.
 
     Raises:
-        UnsupportedJaxError: if this JAX does not lower programs in the way known here.
+        UnsupportedJaxError: if this JAX does not lower or compile programs in the way known here.
     """
-    from jax._src.interpreters import mlir  # private: where JAX's own callers look the function up
+    # Private, both: where JAX's own callers look the functions up.
+    from jax._src import compiler
+    from jax._src.interpreters import mlir
 
     with _installing:
         if hasattr(getattr(mlir, "lower_jaxpr_to_module", None), "zenith_original"):
             return
-        _check_jax(mlir)
+        _check_jax(mlir, compiler)
         _register_kernels()
         mlir.lower_jaxpr_to_module = _rewriting(mlir.lower_jaxpr_to_module)
+        compiler.compile_or_get_cached = _completing(compiler.compile_or_get_cached)
 
 
 def uninstall() -> None:
     """Take the hook out, and the pipeline of the process off. Not inside of a `with pipeline(...)` block."""
+    from jax._src import compiler
     from jax._src.interpreters import mlir
 
     _bound.set_global(None)
     with _installing:
-        original = getattr(mlir.lower_jaxpr_to_module, "zenith_original", None)
-        if original is not None:
-            mlir.lower_jaxpr_to_module = original
+        for home, name in ((mlir, "lower_jaxpr_to_module"), (compiler, "compile_or_get_cached")):
+            setattr(home, name, getattr(getattr(home, name), "zenith_original", getattr(home, name)))
 
 
 def _rewriting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def lower_jaxpr_to_module(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
+    def lower_jaxpr_to_module(module_name: str, jaxpr: Any, **kwargs: Any) -> Any:
+        result = original(module_name, jaxpr, **kwargs)
+        if keeps_barriers(jaxpr):
+            compiler_options.require(result.module, compiler_options.KEEP_BARRIERS)
         bound = _bound.value
         if bound is None:
             return result
@@ -274,20 +285,39 @@ def _rewriting(original: Callable[..., Any]) -> Callable[..., Any]:
     return lower_jaxpr_to_module
 
 
-def _check_jax(mlir: types.ModuleType) -> None:
-    """Refuse a JAX whose lowering is not the one wrapped here, before anything is changed."""
-    lower = getattr(mlir, "lower_jaxpr_to_module", None)
-    keywords = inspect.signature(lower).parameters if callable(lower) else {}
+def _completing(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def compile_or_get_cached(
+        backend: Any, computation: Any, devices: Any, compile_options: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        compiler_options.apply(computation, backend.platform, compile_options)
+        return original(backend, computation, devices, compile_options, *args, **kwargs)
+
+    vars(compile_or_get_cached)["zenith_original"] = original
+    return compile_or_get_cached
+
+
+def _check_jax(mlir: types.ModuleType, compiler: types.ModuleType) -> None:
+    """Refuse a JAX whose lowering or compiling is not the one wrapped here, before anything is changed."""
+    lowered, compiled = _parameters(mlir, "lower_jaxpr_to_module"), _parameters(compiler, "compile_or_get_cached")
     known = (
-        {"platforms", "lowering_parameters"} <= keywords.keys()
+        lowered[:2] == ["module_name", "jaxpr"]
+        and {"platforms", "lowering_parameters"} <= set(lowered)
         and "module" in getattr(getattr(mlir, "LoweringResult", None), "_fields", ())
         and hasattr(getattr(mlir, "LoweringParameters", None), "for_export")
+        and compiled[:4] == ["backend", "computation", "devices", "compile_options"]
     )
     if not known:
         raise UnsupportedJaxError(
             f"JAX {jax.__version__} lowers programs in a way that this zenith_mlir does not know; "
             f"install jax{SUPPORTED_JAX} or a newer zenith_mlir"
         )
+
+
+def _parameters(home: types.ModuleType, name: str) -> list[str]:
+    """The parameters of a function of `home`, in order; none if there is no such function."""
+    function = getattr(home, name, None)
+    return list(inspect.signature(function).parameters) if callable(function) else []
 
 
 def _register_kernels() -> None:

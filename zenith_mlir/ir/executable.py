@@ -16,6 +16,7 @@ from jax._src.lib import lapack, xla_client
 from jax.extend.backend import get_backend
 
 from zenith_mlir.errors import ZenithError
+from zenith_mlir.ir.compiler_options import apply as apply_required
 from zenith_mlir.target import Target
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def compile_module(
     module: Module, target: str | Target | None = None, *, compiler_options: Mapping[str, Any] | None = None
 ) -> Executable:
     """Compile `module` for one device of `target`'s platform (None: JAX's default), leaving it unchanged.
-    `compiler_options` are XLA's, as for `jax.jit(f).lower(...).compile(compiler_options=...)`.
+    `compiler_options` are XLA's, as for `jax.jit(f).lower(...).compile(compiler_options=...)`; what the module itself
+    requires (`zenith_mlir.ir.compiler_options`) is added to them.
 
     Raises:
         ExecutableError: if the platform has no device here, the module has no `main`, spans several devices,
@@ -54,6 +56,7 @@ def compile_module(
             env_options_overrides=dict(compiler_options or {}),
             backend=client,
         )
+        apply_required(module.ir, client.platform, options)
         loaded = client.compile_and_load(
             module.ir, executable_devices=xla_client.DeviceList((device,)), compile_options=options
         )

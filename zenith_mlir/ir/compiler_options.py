@@ -1,0 +1,67 @@
+"""Options of XLA:CPU that a module cannot do without, carried by the module itself.
+
+They stand in an attribute of the builtin.module, so passes, text, bytecode and caches keep them with the program::
+
+    module @jit_step attributes {zenith.cpu_compiler_options = {xla_disable_hlo_passes = "cse_barrier_expander"}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlib.mlir import ir
+
+__all__ = ["KEEP_BARRIERS", "apply", "merge", "require", "required"]
+
+ATTRIBUTE = "zenith.cpu_compiler_options"
+
+# XLA:CPU removes every optimization_barrier before its last common subexpression elimination, which then finds that
+# what is computed again has been computed before. Without this pass barriers stay until buffers are assigned.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+# Options that are lists: their items are united. Of any other option one value has to win.
+_LISTS = frozenset({"xla_disable_hlo_passes"})
+
+
+def require(module: ir.Module, options: Mapping[str, str] = KEEP_BARRIERS) -> None:
+    """Record that XLA:CPU has to compile `module` with `options`, on top of those recorded before."""
+    with module.context:
+        texts: dict[str, ir.Attribute] = {
+            name: ir.StringAttr.get(value) for name, value in merge(options, required(module)).items()
+        }
+        module.operation.attributes[ATTRIBUTE] = ir.DictAttr.get(texts)
+
+
+def required(module: ir.Module) -> dict[str, str]:
+    """The options that were recorded; none for most modules."""
+    attributes = module.operation.attributes
+    if ATTRIBUTE not in attributes:
+        return {}
+    recorded: Any = attributes[ATTRIBUTE]
+    return {recorded[i].name: recorded[i].attr.value for i in range(len(recorded))}
+
+
+def merge(options: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` completed by `options`: lists are united, any other option that is given stays as it is."""
+    united = {name: _united(given[name], options[name]) for name in options if name in _LISTS and name in given}
+    return {**options, **given, **united}
+
+
+def _united(*lists: str) -> str:
+    return ",".join(dict.fromkeys(item for text in lists for item in text.split(",") if item))
+
+
+def apply(module: ir.Module, platform: str, compile_options: Any) -> None:
+    """Complete `compile_options`, an XLA `CompileOptions`, by what `module` requires if `platform` is the CPU.
+
+    Options given to `compile(compiler_options=...)` take the place of those in XLA_FLAGS, here as everywhere.
+    """
+    options = required(module)
+    if platform != "cpu" or not options:
+        return
+    flags = compile_options.executable_build_options.debug_options
+    given = {name: getattr(flags, name) for name in _LISTS & options.keys()} | dict(
+        compile_options.env_option_overrides
+    )
+    compile_options.env_option_overrides = list(merge(options, given).items())
