@@ -1,0 +1,3 @@
+"""`zenith.memory`: what a program needs and when, and arrays kept within a budget."""
+
+from __future__ import annotations
