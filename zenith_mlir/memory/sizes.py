@@ -108,7 +108,7 @@ def _plain_number(size: object) -> int | None:
     if isinstance(size, float) and size.is_integer():
         size = int(size)
     try:
-        number = operator.index(size)  # type: ignore[arg-type]
+        number: int = operator.index(size)  # type: ignore[arg-type]
     except TypeError:
         return None
     if number < 0:
