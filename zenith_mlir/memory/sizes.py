@@ -47,7 +47,7 @@ def parse_bytes(size: str | float | SupportsIndex) -> int:
     unit = _UNITS.get(match[2].lower())
     if unit is None:
         raise SizeError(f"{size!r} has no unit of bytes; expected kB, MB, GB (1000s) or KiB, MiB, GiB (1024s)")
-    return math.floor(Fraction(match[1]) * unit)
+    return int(Fraction(match[1]) * unit)
 
 
 def format_bytes(count: int) -> str:
