@@ -1,8 +1,8 @@
 """Putting a plan into the program: operations of the forward are repeated in the backward, just before they are needed.
 
-What a repetition reads comes through an `optimization_barrier`, and so do the cotangents that are waiting at that point
-(`cotangents.py`). The barrier keeps XLA from merging the repetition with the original; the cotangents keep it from
-running early.
+What a repetition reads comes through an `optimization_barrier`, and so does what the backward reads until the next
+repetition, with the cotangents that are waiting at that point (`cotangents.py`). The barrier keeps XLA from merging the
+repetition, and what it fuses into the backward, with the original; the cotangents keep it from running early.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["apply"]
 def apply(program: Program, plan: Plan) -> None:
     """Rewrite the operations of `program` to the schedule of `plan`, which moves nothing to the host."""
     flow, fused = program.flow, program.fused
-    batches = dict(zip(program.steps, plan.recompute, strict=False))
+    batches = _batches(program, plan)
     cotangents = Cotangents(program, plan)
     latest: dict[ir.Value, ir.Value] = {}
     for i in range(program.length, len(flow.ops)):
@@ -31,9 +31,8 @@ def apply(program: Program, plan: Plan) -> None:
         if not fused.is_anchor[i]:
             continue
         with ir.InsertionPoint(flow.ops[i]), flow.ops[i].location:
-            if batches.get(i):
-                again = [flow.ops[program.nodes[n]] for n in batches[i]]
-                latest |= _recompute(program, again, latest, cotangents.waiting(i))
+            if i in batches:
+                latest |= _recompute(program, *batches[i], latest, cotangents.waiting(i))
             if latest:
                 _Reader(program, latest).redirect(flow.ops[i])
     with ir.InsertionPoint(flow.terminator), flow.terminator.location:
@@ -41,24 +40,41 @@ def apply(program: Program, plan: Plan) -> None:
     _erase_unused(flow.ops)
 
 
+def _batches(program: Program, plan: Plan) -> dict[int, tuple[list[ir.Operation], list[ir.Operation]]]:
+    """By operation of the backward what is repeated before it, and the operations from there on to the next such that
+    read values of the forward.
+    """
+    batches: dict[int, tuple[list[ir.Operation], list[ir.Operation]]] = {}
+    readers: list[ir.Operation] = []
+    for i, batch in zip(program.steps, plan.recompute, strict=False):
+        if batch:
+            readers = []
+            batches[i] = ([program.flow.ops[program.nodes[n]] for n in batch], readers)
+        readers.append(program.flow.ops[i])
+    return batches
+
+
 def _recompute(
     program: Program,
     ops: Sequence[ir.Operation],
+    readers: Sequence[ir.Operation],
     latest: Mapping[ir.Value, ir.Value],
     cotangents: Sequence[ir.Value],
 ) -> dict[ir.Value, ir.Value]:
     """Repeat `ops` at the insertion point, from the `latest` values of what they read and after `cotangents`; returns
-    what stands for their results and for these.
+    what stands for their results, for these, and for other values of the forward that `readers` read.
     """
     again = {result for op in ops for result in op.results}
-    leaves = [leaf for leaf in _leaves(program, ops) if leaf not in again]
+    kept = [value for value in _leaves(program, readers) if program.is_forward(value)]
+    leaves = [value for value in dict.fromkeys([*_leaves(program, ops), *kept]) if value not in again]
     before = _Reader(program, latest)
     read = [before.of(value) for value in (*leaves, *cotangents)]
     behind = dict(zip((*leaves, *cotangents), _barrier(read), strict=True))
     reader = _Reader(program, behind)
     for op in ops:
         reader.repeat(op)
-    return {value: reader.of(value) for value in (*again, *cotangents)}
+    standing = (*again, *cotangents, *(leaf for leaf in leaves if program.is_forward(leaf)))
+    return {value: reader.of(value) for value in standing}
 
 
 def _barrier(values: Sequence[ir.Value]) -> list[ir.Value]:
