@@ -6,14 +6,23 @@ is read, from other values that are stacked too, so that its buffer goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.cones import cone
-from zenith_mlir.ir.facts import defined_by, defining_op, enclosing, shape, splat, users
-from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
+from zenith_mlir.ir.facts import (
+    defined_by,
+    defining_op,
+    element_type,
+    enclosing,
+    shape,
+    splat,
+    splat_attribute,
+    users,
+)
+from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused, widened
 from zenith_mlir.ir.outline import clone_op
 
 
@@ -163,6 +172,50 @@ def _is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
     return True
 
 
+def is_only_loaded(loop: Loop, row: Row) -> bool:
+    """Whether nobody but later loops reads the stack of `row`, and those row by row."""
+    found = list(loads(loop, row.carry))
+    return bool(found) and _is_read_by(loop.op.results[row.carry], [load.op for load in found])
+
+
+def add_stacks(loop: Loop, values: Sequence[ir.Value]) -> Loop:
+    """The same loop, which stacks `values` of its body as well, in the rows that its counter says."""
+    if not values:
+        return loop
+    assert loop.counter is not None
+    counter, trip_count = loop.counter
+    own: dict[ir.Value, int] = {argument: i for i, argument in enumerate(loop.body.arguments)}
+    with ir.InsertionPoint(loop.op), loop.op.location:
+        empty = [_zeros([trip_count, *shape(value)], element_type(value)) for value in values]
+    wide = widened(loop, empty)
+    for i, value in enumerate(values, start=len(own)):
+        source = wide.body.arguments[own[value]] if value in own else value
+        wide.terminator.operands[i] = _with_row(wide, i, source, wide.body.arguments[counter])
+    return Loop(wide.op)
+
+
+def _zeros(sizes: Sequence[int], element: ir.Type) -> ir.Value:
+    type_ = ir.RankedTensorType.get(list(sizes), element)
+    attributes: dict[str, ir.Attribute] = {"value": splat_attribute(type_, 0)}
+    result: ir.Value
+    (result,) = ir.Operation.create("stablehlo.constant", results=[type_], attributes=attributes).results
+    return result
+
+
+def _with_row(loop: Loop, carry: int, value: ir.Value, index: ir.Value) -> ir.Value:
+    """Stack `carry` as an iteration gets it with `value` in row `index`."""
+    stack = loop.body.arguments[carry]
+    with ir.InsertionPoint(loop.terminator), loop.terminator.location:
+        row = _reshaped(value, ir.RankedTensorType.get([1, *shape(value)], element_type(value)))
+        zero = _zeros([], element_type(index))
+        starts = [index, *[zero] * len(shape(value))]
+        result: ir.Value
+        (result,) = ir.Operation.create(
+            "stablehlo.dynamic_update_slice", results=[stack.type], operands=[stack, row, *starts]
+        ).results
+    return result
+
+
 def _reshaped(value: ir.Value, type_: ir.Type) -> ir.Value:
     (result,) = ir.Operation.create("stablehlo.reshape", results=[type_], operands=[value]).results
     return result
@@ -220,9 +273,13 @@ def _cone(
     return cone([row.value], {row.index, *kept}, enter)
 
 
-_NOT_REPEATED = frozenset(
-    f"stablehlo.{name}" for name in ("while", "case", "if", "custom_call", "rng", "rng_bit_generator", "composite")
-)
+# Random bits have to stay the same, and values of the body that regions use would have to be exchanged inside of them.
+_NOT_REPEATED = frozenset(f"stablehlo.{name}" for name in ("while", "case", "if", "rng", "rng_bit_generator"))
+
+
+def is_plain(op: ir.Operation) -> bool:
+    """Whether `op` is an operation of StableHLO itself and calls nothing."""
+    return op.name not in ("stablehlo.custom_call", "stablehlo.composite")
 
 
 class _Iteration:

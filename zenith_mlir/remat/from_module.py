@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 from numpy.typing import NDArray
 
 from zenith_mlir.ir.facts import defining_op
-from zenith_mlir.remat.costs import Rates, flops
+from zenith_mlir.remat.costs import Rates
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.fusion import Fused
 from zenith_mlir.remat.kinds import FREE, repeatable
@@ -62,7 +62,7 @@ def program_of(block: ir.Block, module: ir.Operation, rates: Rates) -> Program:
     steps = [i for i in backward if any(j < length for j in fused.operands[i])]
     number = {i: n for n, i in enumerate(nodes)}
     problem = Problem.of(
-        cost=[_seconds(fused, i, module, rates) for i in nodes],
+        cost=[fused.seconds(i, module, rates) for i in nodes],
         bytes=[int(flow.bytes[i]) for i in nodes],
         operands=[sorted(number[j] for j in fused.operands[i]) for i in nodes],
         uses=[*(sorted(number[j] for j in fused.operands[i] if j < length) for i in steps), []],
@@ -71,14 +71,6 @@ def program_of(block: ir.Block, module: ir.Operation, rates: Rates) -> Program:
         names=[flow.ops[i].name for i in nodes],
     )
     return Program(problem, flow, fused, nodes, steps, length)
-
-
-def _seconds(fused: Fused, i: int, module: ir.Operation, rates: Rates) -> float:
-    """Time of the loop of anchor i."""
-    flow = fused.flow
-    work = sum(flops(flow.ops[j], module) for j in (i, *fused.inside[i]))
-    traffic = flow.bytes[i] + sum(flow.bytes[j] for j in fused.operands[i])
-    return float(work / rates.flops + traffic / rates.bytes)
 
 
 def _backward_base(fused: Fused, backward: list[int], steps: list[int], length: int) -> list[int]:
