@@ -50,7 +50,8 @@ class InsertRemat(Pass):
         rates = Rates.of(ctx.target)
         model = Model.of(module, rates)
         if model.residuals < self.min_bytes:
-            ctx.analysis(main, "", "the backward needs little of the forward", residuals=model.residuals)
+            reason = "there is no backward, or it needs little of the forward"
+            ctx.analysis(main, "", reason, residuals=model.residuals)
             return
         budget = model.peak - model.residuals + self.budget.of(model.residuals)
         if self.budget.bytes is not None:
