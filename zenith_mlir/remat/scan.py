@@ -11,12 +11,13 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op
 from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.stacks import Row, add_stacks, is_only_loaded, recompute, stored
+from zenith_mlir.ir.stacks import Row, add_stacks, is_only_loaded, loads, recompute, stored
 from zenith_mlir.remat.costs import Rates
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.fusion import Fused
 from zenith_mlir.remat.kinds import FREE, bytes_of, outer_operands, repeatable
 from zenith_mlir.remat.problem import Problem
+from zenith_mlir.remat.workspace import workspace
 
 __all__ = ["Scan", "scans"]
 
@@ -74,6 +75,7 @@ def _scan(loop: Loop, rows: list[Row], module: ir.Operation, rates: Rates) -> Sc
         transient=sizes,
         operands=operands,
         uses=[sorted({number[source] for sources in wanted for source in sources})],
+        backward_base=[max(workspace(load.loop.op) for row in rows for load in loads(loop, row.carry))],
         repeatable=[body.can_repeat(source) for source in order],
         names=[body.name(source) for source in order],
     )
