@@ -69,12 +69,12 @@ class Computation(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """The memory of one value: `size` bytes at `offset` of `allocation`, defined by an instruction at an index."""
+    """The memory of one value: `size` bytes at `offset` of `allocation`. It is what `instruction` has at `at`."""
 
     id: int
     size: int
     instruction: int
-    index: Index
+    at: Index
     color: int
     allocation: int
     offset: int
@@ -83,13 +83,13 @@ class Buffer(NamedTuple):
 class Allocation(NamedTuple):
     """A piece of memory that exists while the program runs, or is its caller's or its process'."""
 
-    index: int
+    id: int
     size: int
     thread_local: bool
     parameter: bool
     live_out: bool
     constant: bool
-    color: int
+    color: int = 0
 
     @property
     def temporary(self) -> bool:
@@ -260,40 +260,41 @@ def _sequences(message: memoryview) -> Iterator[tuple[int, list[int]]]:
 
 
 def _assignment(message: bytes) -> tuple[list[Allocation], list[Buffer]]:
-    defined: dict[int, tuple[int, Index, int]] = {}
+    unplaced: dict[int, Buffer] = {}
     allocations = []
     buffers = []
     for number, value in fields(message):
         if number == 1 and isinstance(value, memoryview):
-            key, place = _logical_buffer(value)
-            defined[key] = place
+            buffer = _logical_buffer(value)
+            unplaced[buffer.id] = buffer
         elif number == 3 and isinstance(value, memoryview):
             found = _numbers(value)
-            flags = (bool(found.get(field)) for field in (3, 5, 7, 12))
-            index = found.get(1, 0)
-            allocations.append(Allocation(index, found.get(2, 0), *flags, color=found.get(8, 0)))
-            for field, assigned in fields(value):
-                if field == 9 and isinstance(assigned, memoryview):
-                    part = _numbers(assigned)
-                    key = part.get(1, 0)
-                    instruction, place, color = defined[key]
-                    buffers.append(Buffer(key, part.get(3, 0), instruction, place, color, index, part.get(2, 0)))
+            local, parameter, live_out, constant = (bool(found.get(field)) for field in (3, 5, 7, 12))
+            allocation = Allocation(
+                found.get(1, 0), found.get(2, 0), local, parameter, live_out, constant, found.get(8, 0)
+            )
+            allocations.append(allocation)
+            parts = [_numbers(part) for field, part in fields(value) if field == 9 and isinstance(part, memoryview)]
+            buffers += [
+                unplaced[part.get(1, 0)]._replace(size=part.get(3, 0), allocation=allocation.id, offset=part.get(2, 0))
+                for part in parts
+            ]
     return allocations, buffers
 
 
-def _logical_buffer(message: memoryview) -> tuple[int, tuple[int, Index, int]]:
-    """Its id, and the instruction, index and color."""
+def _logical_buffer(message: memoryview) -> Buffer:
+    """A buffer that has no place yet."""
     instruction = 0
-    index: list[int] = []
+    at: list[int] = []
     for number, value in fields(message):
         if number == 3 and isinstance(value, memoryview):
             for field, part in fields(value):
                 if field == 3:
-                    index += integers(part)
+                    at += integers(part)
                 elif field == 4 and isinstance(part, int):
                     instruction = part
     found = _numbers(message)
-    return found.get(1, 0), (instruction, tuple(index), found.get(4, 0))
+    return Buffer(found.get(1, 0), found.get(2, 0), instruction, tuple(at), found.get(4, 0), -1, 0)
 
 
 def _numbers(message: memoryview) -> dict[int, int]:

@@ -38,7 +38,7 @@ class _Liveness:
         # The instruction that calls a computation, and the operand that its first parameter is.
         self.caller: dict[int, tuple[Instruction, int]] = {}
         self.home: dict[int, Computation] = {}
-        self.defined = {(buffer.instruction, buffer.index): buffer for buffer in program.buffers}
+        self.defined = {(buffer.instruction, buffer.at): buffer for buffer in program.buffers}
         self.dies: dict[int, int] = {}
         self._found: dict[tuple[int, Index], Buffer | None] = {}
 
@@ -138,20 +138,20 @@ class _Liveness:
         return None
 
     def _values(self) -> Iterator[Value]:
-        temporary = {a.index: a for a in self.program.allocations if a.temporary}
+        temporary = {a.id: a for a in self.program.allocations if a.temporary}
         for buffer in self.program.buffers:
             if buffer.allocation not in temporary or buffer.instruction not in self.time:
                 continue
             instruction = self.program.instructions[buffer.instruction]
             born = min(self._born(instruction), len(self.moments) - 1)
             yield Value(
-                instruction.name + "".join(f"[{i}]" for i in buffer.index),
-                str(instruction.shape.at(buffer.index)),
+                instruction.name + "".join(f"[{i}]" for i in buffer.at),
+                str(instruction.shape.at(buffer.at)),
                 buffer.size,
                 born,
                 max(born, self.dies.get(buffer.id, born)),
                 (buffer.allocation, buffer.offset),
-                self._moment(instruction, buffer.index),
+                self._moment(instruction, buffer.at),
                 "host" if temporary[buffer.allocation].on_host else "device",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,12 +57,7 @@ class Timeline:
     @cached_property
     def live(self) -> NDArray[np.int64]:
         """Bytes of device memory in use at each moment, `(moments,)`."""
-        changes = np.zeros(len(self.moments) + 1, np.int64)
-        for born, dies, size in self._spans():
-            changes[born] += size
-            changes[dies + 1] -= size
-        result: NDArray[np.int64] = np.cumsum(changes[:-1])
-        return result
+        return self._live("device")
 
     @property
     def peak(self) -> int:
@@ -73,6 +69,11 @@ class Timeline:
         """The first moment at which that is so."""
         return int(self.live.argmax()) if len(self.live) else 0
 
+    @property
+    def host_peak(self) -> int:
+        """The most bytes of host memory that are in use at once."""
+        return int(self._live("host").max(initial=0))
+
     def alive(self, moment: int) -> list[Value]:
         """The values in device memory at a moment, one for each place, the largest first."""
         places: dict[tuple[int, int], Value] = {}
@@ -83,22 +84,27 @@ class Timeline:
                     places[value.place] = value
         return sorted(places.values(), key=lambda value: (-value.bytes, value.born))
 
-    def _spans(self) -> list[tuple[int, int, int]]:
-        """(first moment, last moment, bytes) that add up to what is live."""
+    def _live(self, memory: str) -> NDArray[np.int64]:
         by_place: dict[tuple[int, int], list[Value]] = {}
         for value in self.values:
-            if value.memory == "device":
+            if value.memory == memory:
                 by_place.setdefault(value.place, []).append(value)
-        return [span for values in by_place.values() for span in _largest_of(values)]
+        changes = np.zeros(len(self.moments) + 1, np.int64)
+        for values in by_place.values():
+            for born, dies, size in _largest_of(values):
+                changes[born] += size
+                changes[dies + 1] -= size
+        result: NDArray[np.int64] = np.cumsum(changes[:-1])
+        return result
 
 
 def _largest_of(values: list[Value]) -> list[tuple[int, int, int]]:
-    """The spans of one place: at each moment the largest value that is there."""
+    """(first moment, last moment, bytes) of one place: at each moment the largest value that is there."""
     if len(values) == 1:
         return [(values[0].born, values[0].dies, values[0].bytes)]
     edges = sorted({value.born for value in values} | {value.dies + 1 for value in values})
     spans = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         size = max((v.bytes for v in values if v.born <= start <= v.dies), default=0)
         spans.append((start, end - 1, size))
     return spans

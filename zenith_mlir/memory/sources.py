@@ -1,0 +1,82 @@
+"""Where a report's numbers come from: XLA for what is compiled, the program's text for what is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.errors import ZenithError
+from zenith_mlir.ir.executable import Executable
+from zenith_mlir.ir.hlo import read_program
+from zenith_mlir.ir.signature import main_function
+from zenith_mlir.memory.estimate import estimate, tensor_bytes
+from zenith_mlir.memory.liveness import timeline_of
+from zenith_mlir.memory.report import MemoryReport
+from zenith_mlir.memory.timeline import Timeline
+from zenith_mlir.module import Module
+
+__all__ = ["report"]
+
+
+def report(program: Any) -> MemoryReport:
+    """As `zenith_mlir.memory.report`."""
+    if isinstance(program, Module):
+        return _estimated(program)
+    if isinstance(program, Executable):
+        return _compiled(program.memory_analysis(), program.hlo_modules())
+    if hasattr(program, "memory_analysis"):
+        return _compiled(program.memory_analysis(), program.runtime_executable().hlo_modules())
+    if hasattr(program, "compiler_ir"):
+        return _estimated(Module(program.compiler_ir("stablehlo")))
+    raise ZenithError(
+        "memory.report takes what jax.jit(f).lower(x) or its .compile() returns, or a zenith Module or what its "
+        f".compile() returns; got {type(program).__name__}"
+    )
+
+
+def _compiled(stats: Any, modules: list[Any]) -> MemoryReport:
+    if stats is None:
+        raise ZenithError("this backend does not say what its programs take; report on the lowered program instead")
+    kinds = ("argument", "output", "temp")
+    # The host's numbers have an alias term too: what is donated there counts once.
+    host = sum(getattr(stats, f"host_{kind}_size_in_bytes") for kind in kinds) - stats.host_alias_size_in_bytes
+    return MemoryReport(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        host=host,
+        exact=True,
+        timeline=_timeline(stats, modules),
+    )
+
+
+def _timeline(stats: Any, modules: list[Any]) -> Timeline | None:
+    assignment = stats.serialized_buffer_assignment_proto
+    if not assignment or len(modules) != 1:
+        return None
+    return timeline_of(read_program(modules[0].as_serialized_hlo_module_proto(), assignment))
+
+
+def _estimated(module: Module) -> MemoryReport:
+    timeline = estimate(module)
+    main = main_function(module.ir)
+    function: Any = ir.TypeAttr(main.attributes["function_type"]).value
+    return MemoryReport(
+        arguments=sum(map(tensor_bytes, function.inputs)),
+        outputs=sum(map(tensor_bytes, function.results)),
+        temporaries=timeline.peak,
+        aliased=sum(tensor_bytes(type_) for type_ in _donated(main, function.inputs)),
+        host=timeline.host_peak,
+        exact=False,
+        timeline=timeline,
+    )
+
+
+def _donated(main: ir.Operation, types: Any) -> list[ir.Type]:
+    """The types of the arguments whose memory becomes a result's."""
+    if "arg_attrs" not in main.attributes:
+        return []
+    attributes: Any = ir.ArrayAttr(main.attributes["arg_attrs"])
+    return [type_ for type_, each in zip(types, attributes, strict=True) if "tf.aliasing_output" in each]
