@@ -98,6 +98,34 @@ def test_a_loop_keeps_its_state_in_one_place_and_what_it_reads_until_its_end() -
 
 
 @pytest.mark.once
+def test_what_a_loop_reads_from_outside_lives_until_it_ends() -> None:
+    # Now the body reads %k itself, early, and hands nothing on.
+    captured = LOOP.replace("@opaque(%s, %c)", "@opaque(%s, %k)").replace("%c = %k) : tensor<i32>, $, $", "%c = %z)")
+    captured = captured.replace("%c = %z)", "%c = %z) : tensor<i32>, $, tensor<i32>")
+    captured = captured.replace(
+        "stablehlo.return %j, %w, %c : tensor<i32>, $, $", "stablehlo.return %j, %w, %c : tensor<i32>, $, tensor<i32>"
+    )
+    assert timeline(captured).peak == timeline(LOOP).peak
+    branch = (
+        call("a", "%x")
+        + call("k", "%x")
+        + """
+        %p = stablehlo.constant dense<true> : tensor<i1>
+        %r = "stablehlo.if"(%p) ({
+          %u = stablehlo.custom_call @opaque(%k) : ($) -> $
+          %v = stablehlo.custom_call @opaque(%u) : ($) -> $
+          stablehlo.return %v : $
+        }, {
+          stablehlo.return %a : $
+        }) : (tensor<i1>) -> $
+    """
+    )
+    found = timeline(branch + call("d", "%r") + "return %d : $")
+    # The result, k and u are there when v is computed, and a, which the other branch returns.
+    assert found.live.tolist()[4] == 5 * KIB
+
+
+@pytest.mark.once
 def test_results_and_donated_arguments_are_the_callers() -> None:
     x = jax.ShapeDtypeStruct((256,), jnp.float32)
     report = zenith.memory.report(jax.jit(lambda x: x * 2, donate_argnums=0).lower(x))

@@ -13,7 +13,7 @@ from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.hlo import read_program
 from zenith_mlir.ir.wire import WireError, fields, integers
 from zenith_mlir.memory.liveness import timeline_of
-from zenith_mlir.memory.report import MemoryReport
+from zenith_mlir.memory.memory_report import MemoryReport
 from zenith_mlir.memory.timeline import Moment, Timeline, Value
 
 
@@ -54,10 +54,17 @@ def convolutions() -> tuple[Any, ...]:
 
 
 def control_flow() -> tuple[Any, ...]:
+    def body(state: Any) -> Any:
+        carried, fixed, total = state
+        new = carried + jnp.sin(carried @ fixed)
+        # `new` and `fixed` wait for the end of the body while these are computed.
+        ranked = jnp.sort(jnp.sort(new @ new, 0) @ new, 1)
+        return new, fixed, total + (ranked @ ranked).max()
+
     def program(p: Any, x: Any) -> Any:
         chosen = jax.lax.cond(p, lambda x: jnp.sort(x @ x, 0) @ x, lambda x: x, x)
-        looped, _ = jax.lax.while_loop(lambda c: c[0].sum() < 10, lambda c: (c[0] + c[1] @ c[1], c[1]), (x, x))
-        return chosen + looped
+        looped, _, total = jax.lax.while_loop(lambda state: state[2] < 10, body, (x, x @ x, 0.0))
+        return chosen + looped * total
 
     return program, jax.ShapeDtypeStruct((), jnp.bool), jax.ShapeDtypeStruct((128, 128), jnp.float32)
 
@@ -133,10 +140,10 @@ def test_values_at_the_peak_are_those_of_the_users_lines(compiled: dict[str, Any
     largest = [value for value in report.at_peak if value.bytes >= 64 * 1024 * 4]
     lines = {value.moment.line for value in largest if value.moment.file == __file__}
     assert line_of("hidden = jax.nn.gelu") in lines
-    kept = [value for value in largest if value.moment.op.endswith("tanh")]
-    # Under scan they are one stack.
+    # What the layers leave for the backward; under scan it is in stacks.
+    kept = [value for value in largest if value.moment.line == line_of("hidden = jax.nn.gelu")]
+    kept = [value for value in kept if "transpose" not in value.moment.op]
     assert {value.shape for value in kept} == {"f32[4,64,1024]" if name == "scan" else "f32[64,1024]"}
-    assert len(kept) == (1 if name == "scan" else 4) or name == "unrolled"
 
 
 def test_a_loops_own_temporaries_count_while_it_runs(compiled: dict[str, Any]) -> None:

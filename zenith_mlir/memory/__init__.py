@@ -5,14 +5,42 @@
 `timeline.py`       values over the operations of a schedule, and what is live
 `liveness.py`       the timeline of a compiled program, from XLA's schedule and buffer assignment
 `estimate.py`       the timeline of a StableHLO module, from its text
-`report.py`         `report`: all sizes of a program, its timeline, as a table, a plot and JSON
+`memory_report.py`  all sizes of a program and its timeline, as a table, a plot and JSON
+`sources.py`        `report`: from what is compiled, and what is not
 ==================  ==================================================================================
 """
 
 from __future__ import annotations
 
-from zenith_mlir.memory.report import MemoryReport, report
-from zenith_mlir.memory.sizes import Budget, format_bytes, parse_bytes
-from zenith_mlir.memory.timeline import Moment, Timeline, Value
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Budget", "MemoryReport", "Moment", "Timeline", "Value", "format_bytes", "parse_bytes", "report"]
+if TYPE_CHECKING:
+    from zenith_mlir.memory.memory_report import MemoryReport as MemoryReport
+    from zenith_mlir.memory.sizes import Budget as Budget
+    from zenith_mlir.memory.sizes import format_bytes as format_bytes
+    from zenith_mlir.memory.sizes import parse_bytes as parse_bytes
+    from zenith_mlir.memory.sources import report as report
+    from zenith_mlir.memory.timeline import Timeline as Timeline
+    from zenith_mlir.memory.timeline import Value as Value
+
+# Imported when first used: passes read sizes without loading jax.
+_HOMES = {
+    "Budget": "sizes",
+    "MemoryReport": "memory_report",
+    "Timeline": "timeline",
+    "Value": "timeline",
+    "format_bytes": "sizes",
+    "parse_bytes": "sizes",
+    "report": "sources",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zenith_mlir.memory' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"zenith_mlir.memory.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -69,22 +69,19 @@ class _Liveness:
     def _read_operands(self, instruction: Instruction) -> None:
         if instruction.opcode in _FORWARDING:
             return
-        for number, operand in enumerate(instruction.operands):
+        moment = self._last_read(instruction)
+        for operand in instruction.operands:
             for index in self.program.instructions[operand].shape.indices():
                 buffer = self._buffer(operand, index)
                 if buffer is not None:
-                    self._needed(buffer, self._last_read(instruction, number, index))
+                    self._needed(buffer, moment)
 
-    def _last_read(self, instruction: Instruction, operand: int, index: Index) -> int:
-        """The moment up to which `instruction` needs its operand."""
+    def _last_read(self, instruction: Instruction) -> int:
+        """The moment up to which `instruction` itself needs its operands."""
         if instruction.opcode == "while":
-            body, condition = (self.program.computations[i] for i in instruction.called[:2])
-            parameter = body.instructions[_parameter(body, operand)].id
-            # What the loop changes is the body's from then on, in the same place; the rest stays.
-            if (parameter, index) in self.defined:
-                return self.span[condition.id][0]
-            return self.span[body.id][1]
-        return self.time[instruction.id] if instruction.opcode not in _NO_WORK else self.time[instruction.id] - 1
+            # From then on the state is the loop's own, in the same place; what it does not change, its body returns.
+            return self.span[instruction.called[1]][0]
+        return self.time[instruction.id] - (instruction.opcode in _NO_WORK)
 
     def _leave(self, computation: Computation) -> None:
         """What a computation returns lives to its end, and so does the state that a loop's condition looks at."""
@@ -171,9 +168,3 @@ def _called(instruction: Instruction) -> list[tuple[int, int]]:
         case "conditional":
             return [(computation, branch + 1) for branch, computation in enumerate(called)]
     return [(computation, 0) for computation in called]
-
-
-def _parameter(computation: Computation, number: int) -> int:
-    return next(
-        i for i, each in enumerate(computation.instructions) if each.opcode == "parameter" and each.parameter == number
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
@@ -12,23 +13,38 @@ from zenith_mlir.ir.hlo import read_program
 from zenith_mlir.ir.signature import main_function
 from zenith_mlir.memory.estimate import estimate, tensor_bytes
 from zenith_mlir.memory.liveness import timeline_of
-from zenith_mlir.memory.report import MemoryReport
+from zenith_mlir.memory.memory_report import MemoryReport
 from zenith_mlir.memory.timeline import Timeline
 from zenith_mlir.module import Module
 
 __all__ = ["report"]
 
 
-def report(program: Any) -> MemoryReport:
-    """As `zenith_mlir.memory.report`."""
+def report(program: jax.stages.Compiled | jax.stages.Lowered | Executable | Module) -> MemoryReport:
+    """What `program` takes. Compiled, `jax.jit(f).lower(x).compile()` or `Module.compile()`, the numbers are XLA's, and
+    the timeline follows its schedule. Lowered, or a `zenith.Module`, they are an estimate from the program's text;
+    nothing is compiled.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    >>> compiled = jax.jit(lambda x: (jnp.sin(x) @ x).sum()).lower(x).compile()
+    >>> found = report(compiled)
+    >>> found.arguments, found.exact, found.at_peak[0].shape
+    (262144, True, 'f32[256,256]')
+
+    Raises:
+        ZenithError: if `program` is none of these, has no `main`, or a shape known only when called.
+    """
     if isinstance(program, Module):
         return _estimated(program)
     if isinstance(program, Executable):
         return _compiled(program.memory_analysis(), program.hlo_modules())
-    if hasattr(program, "memory_analysis"):
-        return _compiled(program.memory_analysis(), program.runtime_executable().hlo_modules())
-    if hasattr(program, "compiler_ir"):
-        return _estimated(Module(program.compiler_ir("stablehlo")))
+    if isinstance(program, jax.stages.Compiled):
+        executable: Any = program.runtime_executable()
+        return _compiled(program.memory_analysis(), executable.hlo_modules())
+    if isinstance(program, jax.stages.Lowered):
+        lowered: Any = program.compiler_ir("stablehlo")
+        return _estimated(Module(lowered))
     raise ZenithError(
         "memory.report takes what jax.jit(f).lower(x) or its .compile() returns, or a zenith Module or what its "
         f".compile() returns; got {type(program).__name__}"

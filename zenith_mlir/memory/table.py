@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from zenith_mlir.memory.report import MemoryReport
+    from zenith_mlir.memory.memory_report import MemoryReport
 
 __all__ = ["alike", "counted", "render", "short_op", "short_path", "sizes", "sweep"]
 

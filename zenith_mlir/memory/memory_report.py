@@ -11,13 +11,9 @@ from zenith_mlir.errors import ZenithError
 from zenith_mlir.memory.timeline import Timeline, Value
 
 if TYPE_CHECKING:
-    import jax
     from rich.console import RenderableType
 
-    from zenith_mlir.ir.executable import Executable
-    from zenith_mlir.module import Module
-
-__all__ = ["MemoryReport", "report"]
+__all__ = ["MemoryReport"]
 
 
 @dataclass(frozen=True)
@@ -102,23 +98,3 @@ class MemoryReport:
             for v in self.at_peak
         ]  # fmt: skip
         return {"peak_at": self.timeline.peak_at, "at_peak": values, "timeline": moments}
-
-
-def report(program: jax.stages.Compiled | jax.stages.Lowered | Executable | Module) -> MemoryReport:
-    """What `program` takes. Compiled, `jax.jit(f).lower(x).compile()` or `Module.compile()`, the numbers are XLA's, and
-    the timeline follows its schedule. Lowered, or a `zenith.Module`, they are an estimate from the program's text;
-    nothing is compiled.
-
-    >>> import jax, jax.numpy as jnp
-    >>> x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
-    >>> compiled = jax.jit(lambda x: (jnp.sin(x) @ x).sum()).lower(x).compile()
-    >>> found = report(compiled)
-    >>> found.arguments, found.exact, found.at_peak[0].shape
-    (262144, True, 'f32[256,256]')
-
-    Raises:
-        ZenithError: if `program` is none of these, has no `main`, or a shape known only when called.
-    """
-    from zenith_mlir.memory import sources
-
-    return sources.report(program)
