@@ -121,12 +121,16 @@ class _Liveness:
                 return operands[0], index
             case "copy-done":
                 return operands[0], (0, *index)
+            case "copy-start" if index == (1,):
+                return operands[0], ()
             case "async-update":
                 return operands[0], index
             case "async-done":
                 return operands[0], (1, *index)
             case "call":
                 return self.program.computations[instruction.called[0]].root, index
+            case "async-start" if index[:1] == (0,) and len(index) > 1:
+                return operands[index[1]], index[2:]
             case "async-start" if index[:1] == (1,):
                 return self.program.computations[instruction.called[0]].root, index[1:]
             case "parameter":

@@ -11,6 +11,7 @@ from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.executable import Executable
 from zenith_mlir.ir.hlo import read_program
 from zenith_mlir.ir.signature import main_function
+from zenith_mlir.ir.wire import WireError
 from zenith_mlir.memory.estimate import estimate, tensor_bytes
 from zenith_mlir.memory.liveness import timeline_of
 from zenith_mlir.memory.memory_report import MemoryReport
@@ -72,7 +73,10 @@ def _timeline(stats: Any, modules: list[Any]) -> Timeline | None:
     assignment = stats.serialized_buffer_assignment_proto
     if not assignment or len(modules) != 1:
         return None
-    return timeline_of(read_program(modules[0].as_serialized_hlo_module_proto(), assignment))
+    try:
+        return timeline_of(read_program(modules[0].as_serialized_hlo_module_proto(), assignment))
+    except (WireError, LookupError):  # another XLA may write other messages; the sizes are right all the same
+        return None
 
 
 def _estimated(module: Module) -> MemoryReport:
