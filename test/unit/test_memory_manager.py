@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import memory_report
 import numpy as np
 import pytest
 
@@ -259,9 +260,9 @@ def test_prefetching_takes_only_room_that_is_free() -> None:
 
 
 def test_threads() -> None:
-    """More threads than arrays fit: nothing is lost, mixed up or over the budget."""
+    """Each of four holds one array, one more is prefetched: nothing is lost, mixed up, over the budget or refused."""
     wrong: list[Any] = []
-    with Manager("8KiB", spill="host") as manager:
+    with Manager("5KiB", spill="host") as manager:
         handles = [manager.put(kib(i)) for i in range(16)]
 
         def work(seed: int) -> None:
@@ -355,6 +356,14 @@ def test_handles_do_not_keep_arrays_that_are_elsewhere() -> None:
         manager.make_room("1KiB")
         assert handle.where == "host" and alive() is None
         assert repr(handle) == "Handle(float32[256], host)"
+
+
+@pytest.mark.once
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    memory_report.main(["--layers", "4", "--width", "16", "--rows", "64", "--budget", "8KiB"])
+    printed = capsys.readouterr().out
+    assert "temporaries" in printed and "2 inputs of 4 waited on disk" in printed
+    assert float(printed.split()[-1]) < 1e-6
 
 
 SHARDED = """

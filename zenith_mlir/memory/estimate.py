@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxlib.mlir import ir
 
@@ -21,10 +21,11 @@ from zenith_mlir.ir.inline import inline_all_calls
 from zenith_mlir.ir.location import source_frame
 from zenith_mlir.ir.loops import Loop
 from zenith_mlir.ir.signature import main_function, numpy_dtype
+from zenith_mlir.memory.memory_report import MemoryReport
 from zenith_mlir.memory.timeline import Moment, Timeline, Value
 from zenith_mlir.module import Module
 
-__all__ = ["estimate", "tensor_bytes"]
+__all__ = ["estimate", "estimated_report", "tensor_bytes"]
 
 
 def estimate(module: Module) -> Timeline:
@@ -39,6 +40,26 @@ def estimate(module: Module) -> Timeline:
         walk = _Walk()
         walk.block(main_function(flat.ir).regions[0].blocks[0])
     return walk.timeline()
+
+
+def estimated_report(module: Module) -> MemoryReport:
+    """What `main` takes, as `zenith_mlir.memory.report` tells it of a module.
+
+    Raises:
+        ZenithError: as `estimate`.
+    """
+    timeline = estimate(module)
+    main = main_function(module.ir)
+    function: Any = ir.TypeAttr(main.attributes["function_type"]).value
+    return MemoryReport(
+        arguments=sum(map(tensor_bytes, function.inputs)),
+        outputs=sum(map(tensor_bytes, function.results)),
+        temporaries=timeline.peak,
+        aliased=sum(tensor_bytes(type_) for type_ in _donated(main, function.inputs)),
+        host=timeline.host_peak,
+        exact=False,
+        timeline=timeline,
+    )
 
 
 def tensor_bytes(type_: ir.Type) -> int:
@@ -288,3 +309,11 @@ def _shape(type_: ir.Type) -> str:
         return str(type_)
     ranked = ir.RankedTensorType(type_)
     return f"{ranked.element_type}[{','.join(map(str, ranked.shape))}]"
+
+
+def _donated(main: ir.Operation, types: Any) -> list[ir.Type]:
+    """The types of the arguments whose memory becomes a result's."""
+    if "arg_attrs" not in main.attributes:
+        return []
+    attributes: Any = ir.ArrayAttr(main.attributes["arg_attrs"])
+    return [type_ for type_, each in zip(types, attributes, strict=True) if "tf.aliasing_output" in each]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import math
@@ -10,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -171,6 +172,9 @@ class Manager:
         self._counting = threading.Lock()
         self._peak = 0
         self._lock = threading.RLock()
+        # Allocations and prefetches that have their room and are not done; `_settled` says when one is.
+        self._in_flight = 0
+        self._settled = threading.Condition(self._lock)
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -306,7 +310,7 @@ class Manager:
                     f"{handle!r}: this array was freed, deleted or donated to a computation; put it again"
                 )
             self._count("misses")
-            return self._arrived(handle, self._allocate(handle.nbytes, handle._saved.load, handle))
+            return self._allocate(handle.nbytes, handle._saved.load, handle)
 
     def _prefetch(self, handle: Handle) -> Future[None]:
         with self._lock:
@@ -319,22 +323,15 @@ class Manager:
         handle = reference()
         if handle is None:
             return
-        with handle._lock:
-            if handle.where not in ("host", "disk") or handle._saved is None:
-                return
+        with handle._lock, self._flight():
             with self._lock:
-                if self.used + handle.nbytes > self.budget:
+                saved = handle._saved
+                if handle._array is not None or saved is None or self.used + handle.nbytes > self.budget:
                     return
-                array = self._allocate(handle.nbytes, handle._saved.load, handle)
-            self._arrived(handle, array)
+                self._reserved += handle.nbytes
             handle._used = next(self._clock)
+            self._fill(handle.nbytes, saved.load, handle)
             self._count("prefetches")
-
-    def _arrived(self, handle: Handle, array: jax.Array) -> jax.Array:
-        handle._array = array
-        if handle._saved is not None and handle._saved.where == "host":
-            handle._saved = None  # a file costs little, and spares writing it again
-        return array
 
     def _free(self, handle: Handle) -> None:
         with handle._lock, self._lock:
@@ -352,6 +349,14 @@ class Manager:
         with self._lock:
             self._make_room(size)
             self._reserved += size
+            self._in_flight += 1
+        try:
+            return self._fill(size, make, handle)
+        finally:
+            self._land()
+
+    def _fill(self, size: int, make: Callable[[], jax.Array], handle: Handle | None) -> jax.Array:
+        """What `make` makes, in the room reserved for it; `handle` had it elsewhere."""
         array = None
         try:
             array = _allocated(make)
@@ -361,20 +366,54 @@ class Manager:
                 self._reserved -= size
                 if array is not None:
                     self._track(array, handle)
+                if array is not None and handle is not None:
+                    handle._array = array
+                    if handle._saved is not None and handle._saved.where == "host":
+                        handle._saved = None  # a file costs little, and spares writing it again
+
+    @contextlib.contextmanager
+    def _flight(self) -> Iterator[None]:
+        with self._lock:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._land()
+
+    def _land(self) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            self._settled.notify_all()
 
     def _make_room(self, size: int) -> None:
+        """Until `size` bytes are free, or nothing that could be done is left. Needs the lock, and lets it go while
+        other threads bring something that they may not hold on to.
+        """
         if self.used + size > self.budget:
             self._pool.drop()
-        for _ in range(2):
-            candidates = sorted(self._handles, key=self._rank)
-            while (missing := self.used + size - self.budget) > 0 and size <= self.budget and candidates:
-                while missing > 0 and candidates:
-                    missing -= self._evict(candidates.pop(0))
+        last_try = False
+        while (missing := self.used + size - self.budget) > 0:
+            if size <= self.budget and self._evict_some(missing):
+                continue
+            if last_try or size > self.budget:
+                raise BudgetExceeded(size, self.used, self._held(), self.budget)
+            if self._in_flight:
+                self._settled.wait()
+            else:
+                # Arrays in cycles are dead and still there; another thread may have looked at one just now.
+                gc.collect()
+                last_try = True
+
+    def _evict_some(self, missing: int) -> bool:
+        """Move arrays out that take `missing` bytes, or all that can be; whether there was one."""
+        found = False
+        for handle in sorted(self._handles, key=self._rank):
             if missing <= 0:
-                return
-            # Arrays in cycles are dead and still there; another thread may have looked at one just now.
-            gc.collect()
-        raise BudgetExceeded(size, self.used, self._held(), self.budget)
+                break
+            freed = self._evict(handle)
+            missing -= freed
+            found |= freed > 0
+        return found
 
     def _evict(self, handle: Handle) -> int:
         """Move an array out unless the program refers to it, or another thread is just bringing it back. Returns the

@@ -24,6 +24,8 @@ _COLORS = ("#8a8a8a", "#2f7ed8", "#c8762b")
 # Stands for the color of the text around the picture until the SVG is written.
 _INK = "#010203"
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "zenith", "font.family": "sans-serif"}
+# The same timelines make the same file.
+_UNDATED = {"svg": dict.fromkeys(("Date", "Creator", "Format", "Type")), "pdf": {"CreationDate": None}}
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
 
@@ -84,7 +86,9 @@ def save(timeline: Timeline, path: str | os.PathLike[str]) -> None:
 def _render(kind: str, timelines: Mapping[str, Timeline], ink: str = "black", **size: float) -> bytes:
     content = io.BytesIO()
     with need("matplotlib", "report").rc_context({**_STYLE, **dict.fromkeys(_INKED, ink)}):
-        figure(timelines, **size).savefig(content, format=kind, transparent=ink != "black", dpi=150)
+        figure(timelines, **size).savefig(
+            content, format=kind, transparent=ink != "black", dpi=150, metadata=_UNDATED.get(kind)
+        )
     return content.getvalue()
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.executable import Executable
 from zenith_mlir.ir.hlo import read_program
-from zenith_mlir.ir.signature import main_function
 from zenith_mlir.ir.wire import WireError
-from zenith_mlir.memory.estimate import estimate, tensor_bytes
+from zenith_mlir.memory.estimate import estimated_report
 from zenith_mlir.memory.liveness import timeline_of
 from zenith_mlir.memory.memory_report import MemoryReport
 from zenith_mlir.memory.timeline import Timeline
@@ -37,7 +35,7 @@ def report(program: jax.stages.Compiled | jax.stages.Lowered | Executable | Modu
         ZenithError: if `program` is none of these, has no `main`, or a shape known only when called.
     """
     if isinstance(program, Module):
-        return _estimated(program)
+        return estimated_report(program)
     if isinstance(program, Executable):
         return _compiled(program.memory_analysis(), program.hlo_modules())
     if isinstance(program, jax.stages.Compiled):
@@ -45,7 +43,7 @@ def report(program: jax.stages.Compiled | jax.stages.Lowered | Executable | Modu
         return _compiled(program.memory_analysis(), executable.hlo_modules())
     if isinstance(program, jax.stages.Lowered):
         lowered: Any = program.compiler_ir("stablehlo")
-        return _estimated(Module(lowered))
+        return estimated_report(Module(lowered))
     raise ZenithError(
         "memory.report takes what jax.jit(f).lower(x) or its .compile() returns, or a zenith Module or what its "
         f".compile() returns; got {type(program).__name__}"
@@ -77,26 +75,3 @@ def _timeline(stats: Any, modules: list[Any]) -> Timeline | None:
         return timeline_of(read_program(modules[0].as_serialized_hlo_module_proto(), assignment))
     except (WireError, LookupError):  # another XLA may write other messages; the sizes are right all the same
         return None
-
-
-def _estimated(module: Module) -> MemoryReport:
-    timeline = estimate(module)
-    main = main_function(module.ir)
-    function: Any = ir.TypeAttr(main.attributes["function_type"]).value
-    return MemoryReport(
-        arguments=sum(map(tensor_bytes, function.inputs)),
-        outputs=sum(map(tensor_bytes, function.results)),
-        temporaries=timeline.peak,
-        aliased=sum(tensor_bytes(type_) for type_ in _donated(main, function.inputs)),
-        host=timeline.host_peak,
-        exact=False,
-        timeline=timeline,
-    )
-
-
-def _donated(main: ir.Operation, types: Any) -> list[ir.Type]:
-    """The types of the arguments whose memory becomes a result's."""
-    if "arg_attrs" not in main.attributes:
-        return []
-    attributes: Any = ir.ArrayAttr(main.attributes["arg_attrs"])
-    return [type_ for type_, each in zip(types, attributes, strict=True) if "tf.aliasing_output" in each]

@@ -53,13 +53,12 @@ def sweep(op: str) -> str:
     return ""
 
 
-def short_path(value: Value) -> str:
-    """`file:line`, relative to the working directory where the file is below it."""
-    path, _, line = value.source.rpartition(":")
-    if not path:
+def short_path(file: str, line: int) -> str:
+    """`file:line`, relative to the working directory where the file is below it; empty where the line is not known."""
+    if not line:
         return ""
-    relative = os.path.relpath(path) if os.path.isabs(path) else path
-    return f"{path if relative.startswith('..') else relative}:{line}"
+    relative = os.path.relpath(file) if os.path.isabs(file) else file
+    return f"{file if relative.startswith('..') else relative}:{line}"
 
 
 def _sizes(report: MemoryReport) -> Table:
@@ -86,11 +85,18 @@ def _values(values: list[Value], limit: int) -> Table:
 
     table = Table(box=None, pad_edge=False)
     for name in ("bytes", "shape", "made by", "in", "source"):
-        table.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=name != "source")
+        # A path that is too long goes on in the next line: its end is what matters.
+        table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
     rows = alike(values)
     for row in rows[:limit]:
         op = row[0].moment.op
-        table.add_row(format_bytes(_bytes(row)), counted(row), short_op(op), sweep(op), short_path(row[0]))
+        table.add_row(
+            format_bytes(_bytes(row)),
+            counted(row),
+            short_op(op),
+            sweep(op),
+            short_path(row[0].moment.file, row[0].moment.line),
+        )
     if rest := [value for row in rows[limit:] for value in row]:
         table.add_row(format_bytes(_bytes(rest)), f"{len(rest)} other values")
     return table
