@@ -114,6 +114,9 @@ def test_what_the_program_holds_stays_and_is_said() -> None:
     with Manager("4KiB") as manager:
         handles = [manager.put(kib(i)) for i in range(4)]
         held = [handles[0].get(), handles[1].get()]
+        handles[2].get()
+        handles[3].get()
+        # Those held were used longest ago, and moving them out would free nothing.
         manager.make_room("2KiB")
         assert places(handles) == "device device disk disk"
         with pytest.raises(BudgetExceeded, match="arrays that the program refers to") as error:
