@@ -57,6 +57,8 @@ def test_what_is_dear_and_used_twice_is_stored() -> None:
     assert timeline("%e = stablehlo.exponential %x : $\n" + twice + end).peak == KIB
     assert len(timeline("%e = stablehlo.exponential %x : $\n" + twice + end).values) == 2
     assert len(timeline("%e = stablehlo.sign %x : $\n" + twice + end).values) == 1
+    # Reading %x and %a twice is more than reading %e twice.
+    assert len(timeline(call("a", "%x") + "%e = stablehlo.add %x, %a : $\n" + twice + end).values) == 3
 
 
 @pytest.mark.once

@@ -1,9 +1,9 @@
 """The timeline of a StableHLO module that nobody compiled: an estimate, from the order of the program.
 
 What XLA will do is guessed by a few rules. Views take nothing. What can be fused is computed where it is used and takes
-nothing either, unless something reads it from memory (a product, a loop, a call), or it is dear and used more than
-once. The rest is stored from where it is computed to its last use; arguments and results of the program are their
-caller's. A loop keeps its state in one place; its body's own values are alive while it runs.
+nothing either, unless something reads it from memory (a product, a loop, a call), or it is used more than once and is
+dear or reads more than it is. The rest is stored from where it is computed to its last use; arguments and results of
+the program are their caller's. A loop keeps its state in one place; its body's own values are alive while it runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.ir.facts import users
+from zenith_mlir.ir.facts import shape, splat, users
 from zenith_mlir.ir.inline import inline_all_calls
 from zenith_mlir.ir.location import source_frame
 from zenith_mlir.ir.loops import Loop
@@ -251,7 +251,7 @@ class _Walk:
     def _value(self, cell: _Cell, numbers: dict[_Cell, int]) -> Value:
         moment = _moment(cell.op)
         place = (0, numbers[cell.home])
-        return Value(moment.name, _shape(cell.type), cell.size, cell.born, cell.dies, place, moment, cell.memory)
+        return Value(moment.name, _written(cell.type), cell.size, cell.born, cell.dies, place, moment, cell.memory)
 
 
 def _short(op: ir.Operation) -> str:
@@ -263,7 +263,13 @@ def _is_stored(op: ir.Operation) -> bool:
     if _short(op) in ("constant", "iota"):
         return False
     readers = _readers(op.results[0])
-    return any(_short(user) in _READERS for user in readers) or (_short(op) in _DEAR and len(readers) > 1)
+    return any(_short(user) in _READERS for user in readers) or (len(readers) > 1 and _is_costly(op))
+
+
+def _is_costly(op: ir.Operation) -> bool:
+    """Whether computing `op` in each of several users would cost more than storing it: more work, or more to read."""
+    inputs = [value for value in op.operands if splat(value) is None and shape(value) == shape(op.results[0])]
+    return _short(op) in _DEAR or len(inputs) > 1
 
 
 def _readers(value: ir.Value) -> list[ir.Operation]:
@@ -303,7 +309,7 @@ def _moment(op: ir.Operation) -> Moment:
     return Moment(_short(op), name or _short(op), frame.file, frame.line)
 
 
-def _shape(type_: ir.Type) -> str:
+def _written(type_: ir.Type) -> str:
     """`f32[8,128]`, as JAX and XLA write it."""
     if not isinstance(type_, ir.RankedTensorType):
         return str(type_)
