@@ -34,19 +34,22 @@ def results(module: zenith.Module, program: Program) -> list[np.ndarray]:
     return [np.asarray(value) for value in module.compile("cpu")(*jax.tree.leaves(program[1]))]
 
 
-def expected(program: Program) -> list[np.ndarray]:
-    """The results in float64, each operation by itself."""
-    function, arguments = program
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: np.asarray(a, np.float64) if a.dtype == np.float32 else a, arguments)
-        return [np.asarray(value) for value in jax.tree.leaves(jax.jit(function)(*wide))]
+class Original:
+    """What a program computes, and what it would compute in float64."""
 
+    def __init__(self, before: zenith.Module, program: Program) -> None:
+        function, arguments = program
+        self.program = program
+        self.results = results(before, program)
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda a: np.asarray(a, np.float64) if a.dtype == np.float32 else a, arguments)
+            self.exact = [np.asarray(value) for value in jax.tree.leaves(function(*wide))]
 
-def assert_results_stay(before: zenith.Module, after: zenith.Module, program: Program) -> None:
-    """Against float64 the rewritten program errs no more than twice as much as the original, up to one rounding."""
-    for was, now, exact in zip(results(before, program), results(after, program), expected(program), strict=True):
-        rounding = np.finfo(np.float32).eps * np.abs(exact).max()
-        assert np.abs(now - exact).max() <= 2 * np.abs(was - exact).max() + rounding
+    def assert_kept_by(self, after: zenith.Module) -> None:
+        """Against float64 the rewritten program errs no more than twice as much as the original, up to one rounding."""
+        for was, now, exact in zip(self.results, results(after, self.program), self.exact, strict=True):
+            rounding = np.finfo(np.float32).eps * np.abs(exact).max()
+            assert np.abs(now - exact).max() <= 2 * np.abs(was - exact).max() + rounding
 
 
 def temporaries(module: zenith.Module) -> int:
@@ -58,7 +61,7 @@ def only(module: zenith.Module, kind: str) -> Any:
     return remark
 
 
-@pytest.mark.parametrize("program", [chain(16, 512), scanned(16, 512)], ids=["chain", "scan"])
+@pytest.mark.parametrize("program", [chain(12, 256), scanned(12, 256)], ids=["chain", "scan"])
 def test_the_budget_is_met_in_what_xla_allocates(program: Program) -> None:
     before = prepared(program)
     plain = temporaries(before)
@@ -67,7 +70,7 @@ def test_the_budget_is_met_in_what_xla_allocates(program: Program) -> None:
     assert temporaries(after) <= budget
     told = only(after, "passed")
     assert told.args["measured"] == temporaries(after) and told.args["before"] == plain
-    assert_results_stay(before, after, program)
+    Original(before, program).assert_kept_by(after)
 
 
 def test_half_of_the_residuals_in_a_transformer_through_its_kernels() -> None:
@@ -75,18 +78,19 @@ def test_half_of_the_residuals_in_a_transformer_through_its_kernels() -> None:
     before = prepared(program)
     after = before.run("insert-remat{budget=50% measure=false}")
     assert walk_named(after.operation, BARRIER)
-    assert_results_stay(before, after, program)
+    original = Original(before, program)
+    original.assert_kept_by(after)
     fused = before.run(
         "raise-attention,raise-layernorm,raise-activation,insert-remat{budget=70% measure=false},"
         "lower-kernels{min-seq=0 cost-model=false}"
     )
     assert walk_named(fused.operation, "stablehlo.custom_call")
-    assert_results_stay(before, fused, program)
+    original.assert_kept_by(fused)
 
 
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "chain": lambda: chain(4, 8, 8),
-    "transformer": lambda: transformer(2, 1, 8, 8),
+    "transformer": lambda: transformer(1, 1, 8, 8),
     "convolutions": lambda: convolutions(1, 8, 4),
 }
 
@@ -102,11 +106,12 @@ def test_any_plan_leaves_the_results(name: str) -> None:
         lazily(problem, np.flatnonzero(rng.random(problem.nodes) < 0.4).tolist()),
         _from_scratch_each_time(problem),
     ]
+    original = Original(before, program)
     for plan in plans:
         after = before.clone()
         apply(program_of(entry_block(after), after.operation, RATES), plan)
         assert after.operation.verify()
-        assert_results_stay(before, after, program)
+        original.assert_kept_by(after)
 
 
 def _from_scratch_each_time(problem: Any) -> Plan:

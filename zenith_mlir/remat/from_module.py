@@ -37,11 +37,10 @@ class Program:
         i = None if op is None else self.flow.number.get(op)
         return None if i is None or self.fused.is_anchor[i] or self.flow.ops[i].name in FREE else op
 
-    def is_forward(self, value: ir.Value) -> bool:
-        """Whether an operation of the forward computes `value`."""
+    def is_backward(self, value: ir.Value) -> bool:
+        """Whether an operation of the backward computes `value`."""
         op = defining_op(value)
-        i = None if op is None else self.flow.number.get(op)
-        return i is not None and i < self.length
+        return op is not None and self.flow.number.get(op, -1) >= self.length
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether `value` is a constant or counts."""

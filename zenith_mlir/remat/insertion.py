@@ -82,8 +82,8 @@ class Insertion:
             kept,
             rest.plan if any(rest.plan.recompute) else None,
             rest.peak,
-            sum(solution.cost for solution in found),
-            sum(solution.lower_bound for solution in found),
+            float(sum(solution.cost for solution in found)),
+            float(sum(solution.lower_bound for solution in found)),
         )
 
     @property
