@@ -42,6 +42,7 @@ def run_on(isa: str, file: str, *arguments: str, every: int = 3) -> None:
             "-p",
             "no:xdist",
             "--capture=sys",
+            "--assert=plain",  # rewriting the plugins of pytest takes longer than many a file
             file,
             *arguments,
         ],

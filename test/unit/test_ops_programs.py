@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def test_a_block_has_the_numbers_of_a_plain_one() -> None:
     assert "zenith.attention_vjp" in {remark.op for remark in kernels.remarks if remark.kind == "passed"}
 
 
+@functools.cache
 def raised(function: Any, dtype: Any = jnp.float32) -> list[tuple[str, Any]]:
     """Name and spec of the composites of `function` once everything is raised, sorted by name."""
     module = zenith.trace(block.step(function), *inputs(dtype)).run(RAISING)
