@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 import pytest
 
-# The tests compile thousands of small programs and run each of them once: almost all of their time was LLVM's. XLA reads
-# this when it is first used, and so do the processes that tests start. XLA_FLAGS in the environment, also empty, counts
-# instead. The old emitters of fused loops, which went with jaxlib 0.11, take a third of the time of the new ones.
+# The tests compile thousands of small programs and run each of them once. With what XLA does for programs that run long,
+# compiling took two thirds of their time. XLA reads this when it is first used, also in processes that tests start.
+# XLA_FLAGS in the environment counts instead, also an empty one. jaxlib 0.12 has no choice of emitters.
 QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 has_old_emitters = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)

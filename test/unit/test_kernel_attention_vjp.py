@@ -10,6 +10,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -201,7 +202,7 @@ def test_residuals_of_the_forward(modifiers: tuple[tuple[str, str], ...], steps:
     problem = Problem(modifiers=modifiers, steps=steps)
     got = jax.jit(attention_implementation.build(problem.forward_request))(*problem.roles)
     with jax.enable_x64(True):
-        exact = attention.reference(problem.spec.attention, *problem.roles, dtype=np.float64)
+        exact = jax.jit(partial(attention.reference, problem.spec.attention, dtype=np.float64))(*problem.roles)
     for mine, other in zip(got, exact, strict=True):
         assert mine.dtype == np.float32
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=2e-6 * np.abs(other).max())
