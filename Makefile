@@ -55,7 +55,7 @@ kernels: $(VENV)/test.stamp
 # (GCC bug 110027): they stay on the stack. Of JAX and NumPy, which are not instrumented, the thread sanitizer would see malloc, free
 # and memcpy but not what orders them: these calls count as no access. What XLA's queues order it is told in
 # kernels/cpu/hand_over.h.
-SANITIZED = test/unit/test_kernel_*.py test/unit/test_vec_math.py
+SANITIZED = test/unit/test_kernel_*.py test/unit/test_vec_math.py test/unit/test_instruction_sets.py
 sanitize: $(VENV)/test.stamp
 	@for kind in address,undefined thread; do \
 	  build="$(CURDIR)/build/sanitize-$${kind%%,*}"; \

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-# The tests compile thousands of small programs and run each of them once. With what XLA does for programs that run long,
+# The tests compile thousands of small programs and run each of them once. With what XLA does for programs that run long
 # compiling took two thirds of their time. XLA reads this when it is first used, also in processes that tests start.
 # XLA_FLAGS in the environment counts instead, also an empty one. jaxlib 0.12 has no choice of emitters.
 QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]

@@ -1,13 +1,11 @@
 """The CPU rotary kernel against the plain formula in float64."""
 
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from isa_subprocess import run_on
 
 from zenith_mlir.kernels.cpu.rotary import rotary_call
 from zenith_mlir.kernels.reference import rotary as reference
@@ -126,12 +124,6 @@ def test_many_rows() -> None:
     table = [0, 8, 0]
     arguments = {"dims": x.shape[:-1], "rotated": 16, "x_strides": [701 * 80, 80, 16]}
     check([x, cos, sin], arguments | {"cos_strides": table, "sin_strides": table})
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "(pairings and not float16) or (partial and float32) or many")
 
 
 @pytest.mark.parametrize(
