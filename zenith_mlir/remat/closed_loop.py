@@ -9,7 +9,6 @@ from typing import Protocol
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.ir.composites import zenith_composites
-from zenith_mlir.ir.executable import ExecutableError
 from zenith_mlir.module import Module
 from zenith_mlir.remat.insertion import Insertion
 from zenith_mlir.remat.solve import Infeasible
@@ -94,6 +93,7 @@ def temporary_bytes(module: Module, ctx: PassContext) -> int | None:
     """What XLA allocates for the temporaries of `module` with its kernels on the target; None where it cannot be
     compiled here.
     """
+    from zenith_mlir.ir.executable import ExecutableError
     from zenith_mlir.passes.lower_kernels import LowerKernels
 
     copy = module.clone()
