@@ -96,18 +96,28 @@ def _without_leading_one(row: ir.Value) -> ir.Value:
 
 
 def loads(loop: Loop, carry: int) -> Iterator[Load]:
-    """Where later loops read whole rows of result `carry`."""
-    row = (1, *shape(loop.op.results[carry])[1:])
-    for consumer in users(loop.op.results[carry]):
-        if consumer.name != "stablehlo.while" or consumer.block != loop.op.block:
-            continue
-        reader = Loop(consumer)
-        for i, operand in enumerate(consumer.operands):
-            if operand == loop.op.results[carry] and reader.is_invariant(i):
-                for op in users(reader.body.arguments[i]):
-                    whole = op.name == "stablehlo.dynamic_slice" and shape(op.results[0]) == row
-                    if whole and op.block == reader.body:
-                        yield Load(reader, op, op.operands[1], carry)
+    """Where later loops, which may be given the stack or simply use it, read whole rows of result `carry`."""
+    stack = loop.op.results[carry]
+    row = (1, *shape(stack)[1:])
+    for reader, read in _readers(loop, stack):
+        for op in users(read):
+            whole = op.name == "stablehlo.dynamic_slice" and shape(op.results[0]) == row
+            if whole and op.block == reader.body:
+                yield Load(reader, op, op.operands[1], carry)
+
+
+def _readers(loop: Loop, stack: ir.Value) -> Iterator[tuple[Loop, ir.Value]]:
+    """The loops behind `loop` in its block that read `stack`, and what it is called in their bodies."""
+    inside: dict[ir.Operation, None] = {}
+    for consumer in users(stack):
+        if consumer.name == "stablehlo.while" and consumer.block == loop.op.block:
+            reader = Loop(consumer)
+            same = (i for i, operand in enumerate(reader.operands) if operand == stack and reader.is_invariant(i))
+            yield from ((reader, reader.body.arguments[i]) for i in same)
+        around = enclosing(consumer, "stablehlo.while")
+        if around is not None and around.block == loop.op.block:
+            inside[around] = None
+    yield from ((Loop(op), stack) for op in inside)
 
 
 def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> int:
@@ -159,6 +169,8 @@ def restack(loop: Loop, row: Row, value: ir.Value, ops: Collection[ir.Operation]
 def _is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
     """Whether nothing but `ops`, in the bodies of later loops, reads `stack`."""
     for consumer in users(stack):
+        if consumer in ops:
+            continue
         if consumer.name != "stablehlo.while":
             return False
         reader = Loop(consumer)
