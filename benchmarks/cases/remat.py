@@ -106,5 +106,5 @@ def convolutional(name: str, size: int) -> Callable[[int], Step]:
 MODELS: dict[str, Callable[[int], Step]] = {
     "GPT-2, 4 layers, sequence 256": gpt2,
     "ResNet-50, 64 x 64": convolutional("ResNet-50", 64),
-    "U-Net, 64 x 64": convolutional("U-Net", 64),
+    "U-Net, 128 x 128": convolutional("U-Net", 128),
 }
