@@ -27,7 +27,12 @@ class Tried:
 
 
 class Goal(Protocol):
-    """What a result has to measure, and which budget of the model to try after one."""
+    """What a result has to measure, and which budget of the model to try after one; `is_measured` if nothing else
+    counts.
+    """
+
+    @property
+    def is_measured(self) -> bool: ...
 
     def accepts(self, tried: Tried) -> bool: ...
 
@@ -40,6 +45,7 @@ class Allocation:
     """Temporaries of at most `bytes`; where they turn out much smaller, less is recomputed."""
 
     bytes: int
+    is_measured = True
 
     def accepts(self, tried: Tried) -> bool:
         return tried.measured <= self.bytes
@@ -55,6 +61,7 @@ class Saving:
     """Temporaries smaller than `before`, where the model's own budget says how much."""
 
     before: int
+    is_measured = False
 
     def accepts(self, tried: Tried) -> bool:
         return tried.measured < self.before
@@ -66,19 +73,22 @@ class Saving:
 def search(
     goal: Goal, budget: int, solve: Callable[[int], Insertion], measure: Callable[[Insertion], int]
 ) -> list[Tried]:
-    """Decisions for `budget` bytes of the model and for those that their measurements ask for.
+    """Decisions for `budget` bytes of the model and for the budgets that measurements ask for.
 
     Raises:
-        Infeasible: if the model has no plan for the first budget.
+        Infeasible: if the model has no plan for the first budget, and the goal is not in bytes that XLA allocates.
     """
     tried: list[Tried] = []
     while len(tried) < TRIES:
         try:
             insertion = solve(budget)
-        except Infeasible:
-            if not tried:
+        except Infeasible as infeasible:
+            if tried:
+                break
+            if not goal.is_measured:
                 raise
-            break
+            # What XLA allocates may be less than the model says.
+            insertion = _least(infeasible.minimum, solve)
         if any(insertion.peak == earlier.insertion.peak for earlier in tried):
             break
         tried.append(Tried(insertion, measure(insertion)))
@@ -87,6 +97,14 @@ def search(
             break
         budget = following
     return tried
+
+
+def _least(budget: int, solve: Callable[[int], Insertion]) -> Insertion:
+    """The decision for `budget`, or for the least budget above that there is one for."""
+    try:
+        return solve(budget)
+    except Infeasible as infeasible:
+        return _least(max(infeasible.minimum, budget + 1), solve)
 
 
 def temporary_bytes(module: Module, ctx: PassContext) -> int | None:
