@@ -21,9 +21,9 @@ from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.offload.choice import Choices, Schedule
 from zenith_mlir.remat.offload.placement import results_on_device
 from zenith_mlir.remat.offload.residuals import Order, Residual, residuals
-from zenith_mlir.remat.offload.rewrite import cotangent, send
+from zenith_mlir.remat.offload.rewrite import Sending, activation, cotangent, send
 from zenith_mlir.remat.offload.stacked import Stack, recompute_cheap, send_rows, stacks
-from zenith_mlir.remat.offload.timeline import begins
+from zenith_mlir.remat.offload.timeline import begins, link_of
 from zenith_mlir.remat.partition import forward_length
 from zenith_mlir.target import Target
 
@@ -46,7 +46,7 @@ class AnnotateOffload(Pass):
     values: str = option("", "regular expression: send the residuals with such a name; default: those that hide")
     min_bytes: str = option("64MiB", "leave smaller values on the device")
     budget: str = option("", "bytes of residuals, or percentage of them, that may stay on the device")
-    host_bandwidth: str = option("25GB/s", "bytes a second of the link to the host, each way")
+    host_bandwidth: str = option("", "of the link to the host, each way, as 25GB/s; default: what such GPUs have")
     scan: bool = option(False, "send what scans stack, too; some versions of XLA get its gradients wrong on GPUs")
     self_check: bool = option(True, "run the program with and without, where the GPU is present, and compare")
     force: bool = option(False, "annotate for any target; XLA ignores it on CPUs")
@@ -58,7 +58,7 @@ class AnnotateOffload(Pass):
             raise ValueError(f"values={self.values!r} is no regular expression: {error}") from None
         if self.budget:
             Budget.parse(self.budget)
-        if not self.smallest or not self.bandwidth:
+        if not self.smallest or not self.bandwidth(Target.parse("cuda:sm_80")):
             raise ValueError("min-bytes and host-bandwidth have to be more than 0")
 
     @property
@@ -66,10 +66,9 @@ class AnnotateOffload(Pass):
         """`min_bytes` as a number."""
         return parse_bytes(self.min_bytes)
 
-    @property
-    def bandwidth(self) -> int:
+    def bandwidth(self, target: Target) -> int:
         """`host_bandwidth` in bytes a second."""
-        return parse_bytes(self.host_bandwidth.removesuffix("/s"))
+        return parse_bytes(self.host_bandwidth.removesuffix("/s")) if self.host_bandwidth else link_of(target)
 
     def run(self, module: Module, ctx: PassContext) -> None:
         main = functions(module.operation).get("main")
@@ -189,16 +188,17 @@ class _Offload:
             residual for residual in residuals(order, forward, self._options.smallest) if residual.value not in stacked
         ]
         seconds = begins(order, self._module.operation, self._ctx.target)
-        schedule = Schedule(order, seconds, self._options.bandwidth)
+        schedule = Schedule(order, seconds, self._options.bandwidth(self._ctx.target))
         choices = Choices(schedule, [residual for residual in found if self._may_go(residual)])
         self._choose(choices, _Account.of(found, schedule))
         taken = {value for choice in choices for op in choice.residual.again for value in op.results}
-        plan: list[tuple[Residual, ir.Value]] = []
+        plan: list[Sending] = []
         for choice in sorted(choices, key=lambda choice: choice.residual.made):
             residual = choice.residual
             anchor = cotangent(order, forward, residual, seconds, choice.back, taken)
             if anchor is not None:
-                plan.append((residual, anchor))
+                before = activation(order, forward, residual, seconds, choice.there)
+                plan.append(Sending(residual, before, anchor))
                 self._passed(residual.op, residual.bytes, hidden=choice.hidden)
             elif self._options.values:
                 self._miss(residual, "nothing of the backward comes before its first use")

@@ -10,7 +10,7 @@ from jaxlib.mlir import ir
 from numpy.typing import NDArray
 
 from zenith_mlir.remat.kinds import bytes_of
-from zenith_mlir.remat.offload.link import Transfer, back_at, hides
+from zenith_mlir.remat.offload.link import Transfer, arrivals, departures, hides
 from zenith_mlir.remat.offload.placement import HOST, is_placement, memory_of
 from zenith_mlir.remat.offload.residuals import Order, Residual
 
@@ -68,18 +68,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Choice:
-    """`residual` goes to the host and starts back at second `back`; `hidden` if no time is lost by that."""
+    """`residual` goes to the host, is there by second `there` and starts back at second `back`; `hidden` if no time is
+    lost by that.
+    """
 
     residual: Residual
+    there: float
     back: float
     hidden: bool
 
 
 class Choices:
-    """Chooses among `candidates`, the largest with the longest gaps first.
-
-    `missed` says of those that it did not take why.
-    """
+    """Chooses among `candidates`, the largest with the longest gaps first; `left` are those it did not take."""
 
     def __init__(self, schedule: Schedule, candidates: Sequence[Residual]) -> None:
         self._schedule = schedule
@@ -124,12 +124,19 @@ class Choices:
         self._left.remove(residual)
 
     def __iter__(self) -> Iterator[Choice]:
-        """What is taken, with the time of its way back.
+        """What is taken, with the times of its ways.
 
-        Nothing starts back more than two transfers early: in a queue that is longer, values would wait on the device
-        again, where there was no room for them.
+        Where the link does not keep up, the program waits for it: a value gets twice its time for each way. Without
+        that limit values would queue on the device, where there was no room for them.
         """
-        starts = back_at(self._transfers)[self._placed :]
-        transfers = self._transfers[self._placed :]
-        for i, (residual, transfer, start) in enumerate(zip(self._taken, transfers, starts, strict=True)):
-            yield Choice(residual, max(start, transfer.needed - 2 * transfer.seconds), i < self._hidden)
+        there, back = arrivals(self._transfers), departures(self._transfers)
+        waits = self._hidden < len(self._taken)
+        for i, residual in enumerate(self._taken):
+            transfer, n = self._transfers[self._placed + i], self._placed + i
+            slack = 2 * transfer.seconds if waits else float("inf")
+            yield Choice(
+                residual,
+                there=min(there[n], transfer.ready + slack),
+                back=max(back[n], transfer.needed - slack),
+                hidden=i < self._hidden,
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Transfer", "back_at", "hides"]
+__all__ = ["Transfer", "arrivals", "departures", "hides"]
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,19 @@ class Transfer:
 
 def hides(transfers: Sequence[Transfer]) -> bool:
     """Whether the link, which carries one value at a time in each direction, carries all of these in time."""
-    arrivals = _out(transfers)
-    return all(back >= out for back, out in zip(back_at(transfers), arrivals, strict=True))
+    return all(back >= there for there, back in zip(arrivals(transfers), departures(transfers), strict=True))
 
 
-def _out(transfers: Sequence[Transfer]) -> list[float]:
+def arrivals(transfers: Sequence[Transfer]) -> list[float]:
     """When each is on the host, the first ready the first served."""
-    arrivals = [0.0] * len(transfers)
+    there = [0.0] * len(transfers)
     clock = 0.0
     for i in sorted(range(len(transfers)), key=lambda i: transfers[i].ready):
-        clock = arrivals[i] = max(clock, transfers[i].ready) + transfers[i].seconds
-    return arrivals
+        clock = there[i] = max(clock, transfers[i].ready) + transfers[i].seconds
+    return there
 
 
-def back_at(transfers: Sequence[Transfer]) -> list[float]:
+def departures(transfers: Sequence[Transfer]) -> list[float]:
     """When the way back of each begins at the latest, so that none is late."""
     starts = [0.0] * len(transfers)
     clock = float("inf")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from jaxlib.mlir import ir
 
+from zenith_mlir.ir.facts import defining_op
 from zenith_mlir.ir.symbols import functions
 
-__all__ = ["is_placement", "placed", "results_on_device", "tied"]
+__all__ = ["is_on_host", "is_placement", "placed", "results_on_device", "tied"]
 
 TARGET = "annotate_device_placement"
 HOST = "pinned_host"
@@ -35,6 +36,14 @@ def placed(value: ir.Value, memory: str) -> ir.Value:
 
 def is_placement(op: ir.Operation) -> bool:
     return op.name == "stablehlo.custom_call" and ir.StringAttr(op.attributes["call_target_name"]).value == TARGET
+
+
+def is_on_host(value: ir.Value) -> bool:
+    """Whether a placement has put `value` on the host, seen through barriers."""
+    op = defining_op(value)
+    if op is not None and op.name == "stablehlo.optimization_barrier":
+        return is_on_host(op.operands[list(op.results).index(value)])
+    return op is not None and is_placement(op) and memory_of(op) == HOST
 
 
 def memory_of(placement: ir.Operation) -> str:

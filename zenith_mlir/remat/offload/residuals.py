@@ -16,7 +16,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, has_static_shape
 from zenith_mlir.remat.kinds import FREE, FUSED, bytes_of
-from zenith_mlir.remat.offload.placement import is_placement
+from zenith_mlir.remat.offload.placement import is_on_host, is_placement
 
 __all__ = ["Order", "Residual", "Use", "residuals"]
 
@@ -101,9 +101,9 @@ def residuals(order: Order, forward: int, smallest: int = 1) -> list[Residual]:
     seen: set[ir.Value] = set()
     for op in order.ops[:forward]:
         for value in op.results:
-            if value in seen or value in stays.free or not has_static_shape(value) or is_placement(op):
+            if value in seen or value in stays.free or not has_static_shape(value):
                 continue
-            if all(order.of(use.owner.operation) < forward for use in value.uses):
+            if is_on_host(value) or all(order.of(use.owner.operation) < forward for use in value.uses):
                 continue
             residual = _residual(order, forward, _narrowest(value, stays, seen), stays, seen)
             if residual is not None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 from jaxlib.mlir import ir
 from numpy.typing import NDArray
 
-from zenith_mlir.ir.facts import defining_op, element_type, is_float
+from zenith_mlir.ir.facts import defining_op, element_type, is_float, producer, users
 from zenith_mlir.ir.outline import erase_if_unused
 from zenith_mlir.remat.kinds import FREE, outer_operands
 from zenith_mlir.remat.offload.placement import DEVICE, HOST, is_placement, placed, tied
 from zenith_mlir.remat.offload.residuals import CHEAP, Order, Residual
 
-__all__ = ["cotangent", "send"]
+__all__ = ["Sending", "activation", "cotangent", "send"]
 
 
 def cotangent(
@@ -70,29 +72,74 @@ def _is_float(value: ir.Value) -> bool:
     return isinstance(value.type, ir.RankedTensorType) and is_float(element_type(value))
 
 
-def send(order: Order, plan: Iterable[tuple[Residual, ir.Value]]) -> None:
-    """Put each residual on the host where it is computed, and back on the device when the value beside it is there."""
-    waiting: dict[ir.Value, list[Residual]] = {}
-    for residual, anchor in plan:
-        waiting.setdefault(anchor, []).append(residual)
+def activation(
+    order: Order, forward: int, residual: Residual, begins: NDArray[np.float64], at: float
+) -> ir.Value | None:
+    """The value of the forward that waits until `residual` is on the host: the first behind its last use that is there
+    at second `at` and goes on to something else in the forward. None if the forward ends before.
+    """
+    for i in range(residual.last + 1, forward):
+        op = order.ops[i]
+        if begins[i + 1] < at or op.name in CHEAP or op.name in FREE or is_placement(op):
+            continue
+        for value in op.results:
+            if _is_float(value) and any(i < order.of(use.owner.operation) < forward for use in value.uses):
+                return value
+    return None
+
+
+@dataclass(frozen=True)
+class Sending:
+    """`residual` goes to the host before anything uses `activation`, of the forward (None: whenever), and comes back
+    when `cotangent`, of the backward, is there.
+    """
+
+    residual: Residual
+    activation: ir.Value | None
+    cotangent: ir.Value
+
+
+def send(order: Order, plan: Sequence[Sending]) -> None:
+    """Put residuals on the host where they are computed, and back on the device for the backward."""
+    hosts = {sending: _placed_after(sending.residual) for sending in plan}
+    back: dict[Sending, ir.Value] = {}
+    for cotangent, together in _by(plan, lambda sending: sending.cotangent).items():
+        arrived = _tied_after(cotangent, [hosts[sending] for sending in together])
+        with ir.InsertionPoint.after(producer(arrived[-1])), producer(cotangent).location:
+            back |= {each: placed(value, DEVICE) for each, value in zip(together, arrived[:-1], strict=True)}
     # The narrow first: what is made again of a wide value may take a narrow one, and has to see its copy.
-    ready: list[tuple[Residual, ir.Value]] = []
-    for anchor, together in waiting.items():
-        hosts = []
-        for residual in together:
-            with ir.InsertionPoint.after(residual.op), residual.op.location:
-                hosts.append(placed(residual.value, HOST))
-        source = defining_op(anchor)
-        assert source is not None, "a value of the backward is computed"
-        with ir.InsertionPoint.after(source), source.location:
-            *arrivals, _ = tied(hosts, anchor)
-            back = [placed(arrival, DEVICE) for arrival in arrivals]
-        ready += zip(together, back, strict=True)
-    for residual, value in sorted(ready, key=lambda pair: pair[0].bytes):
-        _use(order, residual, value)
-    again = {op for residual, _ in ready for op in residual.again}
+    for sending in sorted(plan, key=lambda sending: sending.residual.bytes):
+        _use(order, sending.residual, back[sending])
+    again = {op for sending in plan for op in sending.residual.again}
     for op in sorted(again, key=order.of, reverse=True):
         erase_if_unused(op)
+    # Last, since it gives what the forward uses from here on another name.
+    waiting = [sending for sending in plan if sending.activation is not None]
+    for activation, together in _by(waiting, lambda sending: sending.activation).items():
+        sent = [hosts[sending] for sending in together]
+        arrived = _tied_after(activation, sent)
+        for host, value in zip(sent, arrived[:-1], strict=True):
+            host.replace_all_uses_except(value, producer(value))
+
+
+def _placed_after(residual: Residual) -> ir.Value:
+    with ir.InsertionPoint.after(residual.op), residual.op.location:
+        return placed(residual.value, HOST)
+
+
+def _by(plan: Iterable[Sending], key: Callable[[Sending], Any]) -> dict[ir.Value, list[Sending]]:
+    groups: dict[ir.Value, list[Sending]] = {}
+    for sending in plan:
+        groups.setdefault(key(sending), []).append(sending)
+    return groups
+
+
+def _tied_after(value: ir.Value, hosts: Sequence[ir.Value]) -> list[ir.Value]:
+    """`hosts` and `value` out of a barrier just behind what computes `value`, and behind its placement."""
+    op = producer(value)
+    placements = [user for user in users(value) if is_placement(user)]
+    with ir.InsertionPoint.after(placements[0] if placements else op), op.location:
+        return tied(hosts, value)
 
 
 def _use(order: Order, residual: Residual, back: ir.Value) -> None:

@@ -106,25 +106,23 @@ def send_rows(stack: Stack) -> None:
     with ir.InsertionPoint(update), stack.op.location:
         host = placed(stack.row.source, HOST)
         update.operands[1] = _as_row(host, stack.row)
-    for load in _once(stack.loads):
+    for load in _merged(stack.loads):
         _bring_back(load)
 
 
-def _once(loads: Sequence[Load]) -> Iterator[Load]:
-    """One load for all of the same row in the same block: the first."""
+def _merged(loads: Sequence[Load]) -> list[Load]:
+    """One load, the first, for all of the same row in the same block."""
     first: dict[tuple[ir.Operation, ir.Value], Load] = {}
     for load in loads:
-        key = (load.loop.op, load.index)
-        earlier = first.setdefault(key, load)
+        earlier = first.setdefault((load.loop.op, load.index), load)
         if load.op.is_before_in_block(earlier.op):
-            first[key] = load
+            first[load.loop.op, load.index] = load
     for load in loads:
         kept = first[load.loop.op, load.index]
-        if kept is load:
-            yield load
-        else:
+        if kept is not load:
             load.op.results[0].replace_all_uses_with(kept.op.results[0])
             load.op.erase()
+    return list(first.values())
 
 
 def _as_row(value: ir.Value, row: Row) -> ir.Value:

@@ -1,10 +1,12 @@
-"""When the operations of a program run on a target, as far as its arithmetic and its memory allow.
+"""When the operations of a program run on a target.
 
-A lower bound on purpose: time that is not there hides no transfer. Elementwise operations take none, since XLA fuses
-them into others.
+Rather too short than too long: time that is not there hides no transfer. Elementwise operations take none, since XLA
+fuses them into others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from jaxlib.mlir import ir
@@ -17,12 +19,15 @@ from zenith_mlir.remat.offload.placement import is_placement
 from zenith_mlir.remat.offload.residuals import CHEAP, Order
 from zenith_mlir.target import Target
 
-__all__ = ["begins"]
+__all__ = ["begins", "link_of"]
 
 # Dense products of 16-bit floats a second, by compute capability, as NVIDIA's data sheets have it: V100, T4, A100, A10,
-# L4, H100, B200, RTX 5090. TF32 is half as fast, float64 a sixteenth.
+# L4, H100, B200, RTX 5090; programs get about half of that. TF32 is half as fast, float64 a sixteenth.
 _RATES = {70: 125e12, 75: 65e12, 80: 312e12, 86: 125e12, 89: 121e12, 90: 989e12, 100: 2250e12, 120: 419e12}
+_REACHED = 0.5
 _SLOWDOWN = {32: 2.0, 64: 16.0}
+# Bytes a second of 16 lanes of PCIe 3, 4 and 5, as copies of 1 GiB reach them (an H100: 53.5e9).
+_LINKS = {70: 12e9, 80: 25e9, 90: 50e9}
 _BANDWIDTH = 1e12  # bytes a second, where the target does not say
 
 _PRODUCTS = ("stablehlo.dot_general", "stablehlo.convolution", "stablehlo.composite")
@@ -34,11 +39,20 @@ def begins(order: Order, module: ir.Operation, target: Target) -> NDArray[np.flo
     return np.concatenate([[0.0], np.cumsum([clock.seconds(op) for op in order.ops])])
 
 
+def link_of(target: Target) -> int:
+    """Bytes a second between the target and its host, each way."""
+    return int(_of(_LINKS, target))
+
+
+def _of(table: Mapping[int, float], target: Target) -> float:
+    """The entry of the newest architecture that is not newer than the target's."""
+    return table[max((c for c in table if c <= target.compute_capability), default=min(table))]
+
+
 class _Clock:
     def __init__(self, module: ir.Operation, target: Target) -> None:
         self._module = module
-        known = [c for c in _RATES if c <= target.compute_capability]
-        self._rate = _RATES[max(known, default=min(_RATES))]
+        self._rate = _REACHED * _of(_RATES, target)
         self._bandwidth = target.bandwidth or _BANDWIDTH
 
     def seconds(self, op: ir.Operation) -> float:
