@@ -42,7 +42,7 @@ def is_on_host(value: ir.Value) -> bool:
     """Whether a placement has put `value` on the host, seen through barriers."""
     op = defining_op(value)
     if op is not None and op.name == "stablehlo.optimization_barrier":
-        return is_on_host(op.operands[list(op.results).index(value)])
+        return is_on_host(op.operands[ir.OpResult(value).result_number])
     return op is not None and is_placement(op) and memory_of(op) == HOST
 
 
