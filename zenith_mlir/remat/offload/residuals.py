@@ -9,13 +9,13 @@ to be made of the copy that comes back.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, has_static_shape
-from zenith_mlir.remat.kinds import FREE, FUSED, bytes_of
+from zenith_mlir.remat.kinds import EXPENSIVE, FREE, FUSED, bytes_of
 from zenith_mlir.remat.offload.placement import is_on_host, is_placement
 
 __all__ = ["Order", "Residual", "Use", "residuals"]
@@ -131,14 +131,22 @@ class _Staying:
         return size < self._smallest and size <= SMALL * beside
 
 
-def _narrowest(value: ir.Value, stays: _Staying, seen: Collection[ir.Value]) -> ir.Value:
-    """The value of fewest bytes that `value` follows from: what a float32 was cast from."""
+def _narrowest(value: ir.Value, stays: _Staying, seen: set[ir.Value]) -> ir.Value:
+    """What to send in the place of `value`: of the values from each of which it follows the one of fewest bytes, say
+    what a float32 was cast from. Of several as narrow the first, from which other residuals may follow, too; but not
+    for an exponential, say, that nobody has asked for again.
+    """
+    best, expensive = value, False
     while (op := defining_op(value)) is not None and op.name in CHEAP:
-        large = stays.large(op, bytes_of(value.type))
-        if len(large) != 1 or bytes_of(large[0].type) >= bytes_of(value.type) or large[0] in seen:
+        large = set(stays.large(op, bytes_of(value.type)))
+        if len(large) != 1 or not large.isdisjoint(seen):
             break
-        value = large[0]
-    return value
+        (value,) = large
+        expensive |= op.name in EXPENSIVE
+        size, least = bytes_of(value.type), bytes_of(best.type)
+        if size < least or (size == least and not expensive):
+            best = value
+    return best
 
 
 def _residual(order: Order, forward: int, value: ir.Value, stays: _Staying, seen: set[ir.Value]) -> Residual | None:
