@@ -75,10 +75,10 @@ def _is_float(value: ir.Value) -> bool:
 def activation(
     order: Order, forward: int, residual: Residual, begins: NDArray[np.float64], at: float
 ) -> ir.Value | None:
-    """The value of the forward that waits until `residual` is on the host: the first behind its last use that is there
+    """The value of the forward that waits until `residual` is on the host: the first since its last use that is there
     at second `at` and goes on to something else in the forward. None if the forward ends before.
     """
-    for i in range(residual.last + 1, forward):
+    for i in range(max(residual.last, residual.made + 1), forward):
         op = order.ops[i]
         if begins[i + 1] < at or op.name in CHEAP or op.name in FREE or is_placement(op):
             continue
