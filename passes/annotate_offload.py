@@ -19,7 +19,7 @@ from zenith_mlir.passes.inline_calls import InlineCalls
 from zenith_mlir.registry import Pass, option, register
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.offload.choice import Choices, Schedule
-from zenith_mlir.remat.offload.placement import results_on_device
+from zenith_mlir.remat.offload.placement import DEVICE, is_placement, memory_of, results_on_device
 from zenith_mlir.remat.offload.residuals import Order, Residual, residuals
 from zenith_mlir.remat.offload.rewrite import Sending, activation, cotangent, send
 from zenith_mlir.remat.offload.stacked import Stack, recompute_cheap, send_rows, stacks
@@ -182,7 +182,7 @@ class _Offload:
 
     def _send_values(self, block: ir.Block) -> int:
         order = Order(block)
-        forward = forward_length(Flow(block))
+        forward = _forward_length(order)
         stacked = {stack.value for stack in stacks(block)}
         found = [
             residual for residual in residuals(order, forward, self._options.smallest) if residual.value not in stacked
@@ -203,7 +203,8 @@ class _Offload:
             elif self._options.values:
                 self._miss(residual, "nothing of the backward comes before its first use")
         self._explain(found, choices, order, forward)
-        send(order, plan)
+        if plan:
+            send(order, forward, plan)
         return len(plan)
 
     def _may_go(self, residual: Residual) -> bool:
@@ -276,6 +277,12 @@ class _Account:
         away = sum(stack.bytes for stack in stacked if stack.is_away)
         kept = sum(residual.bytes for residual in found) + sum(stack.bytes for stack in stacked) - away
         return cls(kept, kept + away + schedule.placed_bytes())
+
+
+def _forward_length(order: Order) -> int:
+    """Of the operations of the block how many are the forward: none behind the first that brings something back."""
+    back = (op for op in order.ops if is_placement(op) and memory_of(op) == DEVICE)
+    return min([forward_length(Flow(order.block)), *(order.made(op.operands[0]) for op in back)])
 
 
 def _used(argument: ir.Value, order: Order, forward: int) -> bool:

@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import defining_op
 from zenith_mlir.ir.symbols import functions
 
-__all__ = ["is_on_host", "is_placement", "placed", "results_on_device", "tied"]
+__all__ = ["DEVICE", "HOST", "is_on_host", "is_placement", "memory_of", "placed", "results_on_device", "tied"]
 
 TARGET = "annotate_device_placement"
 HOST = "pinned_host"
@@ -54,18 +54,19 @@ def memory_of(placement: ir.Operation) -> str:
     return str(ir.StringAttr(attributes[PLACEMENT]).value)
 
 
-def tied(values: Sequence[ir.Value], cotangent: ir.Value) -> list[ir.Value]:
-    """`values`, and `cotangent` last, as they come out of an optimization_barrier together: nothing that uses one of
-    the results runs before all that goes in is there. Users of the cotangent further down take what comes out.
+def tied(values: Sequence[ir.Value], passing: Sequence[ir.Value]) -> list[ir.Value]:
+    """`values`, then those `passing`, as they come out of an optimization_barrier together: nothing that uses one of
+    the results runs before all that goes in is there. Users further down of what passes take what comes out.
     """
-    operands = [*values, cotangent]
+    operands = [*values, *passing]
     barrier = ir.Operation.create(
         "stablehlo.optimization_barrier", results=[v.type for v in operands], operands=operands
     )
     results: list[ir.Value] = list(barrier.results)
-    for use in list(cotangent.uses):
-        if barrier.is_before_in_block(_in_block(use.owner.operation, barrier)):
-            use.owner.operation.operands[use.operand_number] = results[-1]
+    for value, result in zip(passing, results[len(values) :], strict=True):
+        for use in list(value.uses):
+            if barrier.is_before_in_block(_in_block(use.owner.operation, barrier)):
+                use.owner.operation.operands[use.operand_number] = result
     return results
 
 

@@ -31,13 +31,20 @@ class Order:
     def __init__(self, block: ir.Block) -> None:
         self.block = block
         self.ops = [op.operation for op in block.operations]
-        self._positions = {op: i for i, op in enumerate(self.ops)}
+        # By results: an operation's hash is that of its operands, too, and changes with them.
+        self._positions = {op.results[0]: i for i, op in enumerate(self.ops) if op.results}
+        self._without_results = [(op, i) for i, op in enumerate(self.ops) if not op.results]
 
     def of(self, op: ir.Operation) -> int:
-        while op not in self._positions:
+        while (position := self._position(op)) is None:
             assert op.parent is not None, f"{op.name} is not in the block"
             op = op.parent.operation
-        return self._positions[op]
+        return position
+
+    def _position(self, op: ir.Operation) -> int | None:
+        if op.results:
+            return self._positions.get(op.results[0])
+        return next((i for other, i in self._without_results if other == op), None)
 
     def made(self, value: ir.Value) -> int:
         """Where `value` is computed; -1 for an argument of the block."""

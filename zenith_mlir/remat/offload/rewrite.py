@@ -12,10 +12,11 @@ import numpy as np
 from jaxlib.mlir import ir
 from numpy.typing import NDArray
 
-from zenith_mlir.ir.facts import defining_op, element_type, is_float, producer, users
+from zenith_mlir.ir.facts import defining_op, element_type, is_float, producer, shape, users
 from zenith_mlir.ir.outline import erase_if_unused
 from zenith_mlir.remat.kinds import FREE, outer_operands
-from zenith_mlir.remat.offload.placement import DEVICE, HOST, is_placement, placed, tied
+from zenith_mlir.remat.offload.late import sink_cheap
+from zenith_mlir.remat.offload.placement import DEVICE, HOST, is_on_host, is_placement, placed, tied
 from zenith_mlir.remat.offload.residuals import CHEAP, Order, Residual
 
 __all__ = ["Sending", "activation", "cotangent", "send"]
@@ -99,14 +100,24 @@ class Sending:
     cotangent: ir.Value
 
 
-def send(order: Order, plan: Sequence[Sending]) -> None:
-    """Put residuals on the host where they are computed, and back on the device for the backward."""
+def send(order: Order, forward: int, plan: Sequence[Sending]) -> None:
+    """Put residuals on the host where they are computed, and back on the device for the backward.
+
+    Whatever the backward has computed when a value starts back is behind the same barrier. XLA would else put off what
+    nobody needs before the end, gradients of weights, and keep alive what they are computed from.
+    """
+    order = sink_cheap(order, forward, {producer(sending.cotangent) for sending in plan})
     hosts = {sending: _placed_after(sending.residual) for sending in plan}
     back: dict[Sending, ir.Value] = {}
-    for cotangent, together in _by(plan, lambda sending: sending.cotangent).items():
-        arrived = _tied_after(cotangent, [hosts[sending] for sending in together])
-        with ir.InsertionPoint.after(producer(arrived[-1])), producer(cotangent).location:
-            back |= {each: placed(value, DEVICE) for each, value in zip(together, arrived[:-1], strict=True)}
+    done = forward
+    for cotangent, together in sorted(_by(plan, lambda s: s.cotangent).items(), key=lambda item: order.made(item[0])):
+        position = order.made(cotangent)
+        passing = [*_waiting(order, done, position), cotangent]
+        done = position + 1
+        arrived = _tied_after(cotangent, [hosts[sending] for sending in together], passing)
+        with ir.InsertionPoint.after(producer(arrived[0])), producer(cotangent).location:
+            for sending, value in zip(together, arrived, strict=False):
+                back[sending] = placed(value, DEVICE)
     # The narrow first: what is made again of a wide value may take a narrow one, and has to see its copy.
     for sending in sorted(plan, key=lambda sending: sending.residual.bytes):
         _use(order, sending.residual, back[sending])
@@ -117,9 +128,22 @@ def send(order: Order, plan: Sequence[Sending]) -> None:
     waiting = [sending for sending in plan if sending.activation is not None]
     for activation, together in _by(waiting, lambda sending: sending.activation).items():
         sent = [hosts[sending] for sending in together]
-        arrived = _tied_after(activation, sent)
-        for host, value in zip(sent, arrived[:-1], strict=True):
+        for host, value in zip(sent, _tied_after(activation, sent, [activation]), strict=False):
             host.replace_all_uses_except(value, producer(value))
+
+
+def _waiting(order: Order, start: int, end: int) -> list[ir.Value]:
+    """What operations from `start` on and before `end` compute that something behind `end` uses: no cheap ones, whose
+    operands wait instead, and no scalars, so that the loss stays free of the backward.
+    """
+    return [
+        value
+        for op in order.ops[start:end]
+        if op.name not in CHEAP and op.name not in FREE and not is_placement(op)
+        for value in op.results
+        if isinstance(value.type, ir.RankedTensorType) and shape(value) and not is_on_host(value)
+        if any(order.of(user) > end for user in users(value))
+    ]
 
 
 def _placed_after(residual: Residual) -> ir.Value:
@@ -134,20 +158,20 @@ def _by(plan: Iterable[Sending], key: Callable[[Sending], Any]) -> dict[ir.Value
     return groups
 
 
-def _tied_after(value: ir.Value, hosts: Sequence[ir.Value]) -> list[ir.Value]:
-    """`hosts` and `value` out of a barrier just behind what computes `value`, and behind its placement."""
+def _tied_after(value: ir.Value, hosts: Sequence[ir.Value], passing: Sequence[ir.Value]) -> list[ir.Value]:
+    """`hosts` and what is `passing` out of a barrier just behind what computes `value`, and behind its placement."""
     op = producer(value)
     placements = [user for user in users(value) if is_placement(user)]
     with ir.InsertionPoint.after(placements[0] if placements else op), op.location:
-        return tied(hosts, value)
+        return tied(hosts, passing)
 
 
 def _use(order: Order, residual: Residual, back: ir.Value) -> None:
     """Let the backward use `back`, and what is made of it again."""
     made_by: dict[ir.Value, ir.Operation] = {result: op for op in residual.again for result in op.results}
     copies = {residual.value: back}
-    for use in residual.uses:
-        with ir.InsertionPoint(order.ops[use.position]):
+    for use in sorted(residual.uses, key=lambda use: order.of(use.op)):
+        with ir.InsertionPoint(order.ops[order.of(use.op)]):
             use.op.operands[use.index] = _copy(use.value, made_by, copies)
 
 

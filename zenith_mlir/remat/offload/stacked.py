@@ -140,7 +140,7 @@ def _bring_back(load: Load) -> None:
     (row,) = load.op.results
     carried = _cotangent(load.loop, load.op)
     with ir.InsertionPoint.after(load.op), load.op.location:
-        after = row if carried is None else tied([row], carried)[0]
+        after = row if carried is None else tied([row], [carried])[0]
         back = placed(after, DEVICE)
     row.replace_all_uses_except(back, producer(back if carried is None else after))
 
