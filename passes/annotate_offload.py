@@ -18,10 +18,11 @@ from zenith_mlir.module import Module
 from zenith_mlir.passes.inline_calls import InlineCalls
 from zenith_mlir.registry import Pass, option, register
 from zenith_mlir.remat.flow import Flow
+from zenith_mlir.remat.offload.anchors import Anchors
 from zenith_mlir.remat.offload.choice import Choices, Schedule
 from zenith_mlir.remat.offload.placement import DEVICE, is_placement, memory_of, results_on_device
 from zenith_mlir.remat.offload.residuals import Order, Residual, residuals
-from zenith_mlir.remat.offload.rewrite import Sending, activation, cotangent, send
+from zenith_mlir.remat.offload.rewrite import Sending, send
 from zenith_mlir.remat.offload.stacked import Stack, recompute_cheap, send_rows, stacks
 from zenith_mlir.remat.offload.timeline import begins, link_of
 from zenith_mlir.remat.partition import forward_length
@@ -37,10 +38,11 @@ class AnnotateOffload(Pass):
     By default those whose transfers hide behind the program, by a model of the link to the host, largest first; with a
     budget so many that no more than that stays on the device; or those whose names `values` finds: the scopes of
     `jax.named_scope` and the primitive as in "jit(step)/jvp(block)/dot_general", functions of the user, "model.py:12".
-    Cheap operations on what was sent away are computed again from what comes back. The way back waits for a cotangent.
+    Cheap operations on what was sent away are computed again from what comes back. The forward waits until a value has
+    left, the way back for a cotangent.
 
-    Before a program is changed both forms of it run on random arguments, where the GPU is present, and have to agree.
-    Calls of private functions are inlined.
+    Before a program is changed both forms of it are compiled and run on random arguments, where the GPU is present, and
+    have to agree. Calls of private functions are inlined.
     """
 
     values: str = option("", "regular expression: send the residuals with such a name; default: those that hide")
@@ -86,9 +88,10 @@ class AnnotateOffload(Pass):
 
     def _passes_check(self, module: Module, ctx: PassContext) -> bool:
         """Whether the program computes the same with its residuals on the host, as far as that can be tried here."""
-        main = functions(module.operation)["main"]
-        trial = module.clone()
-        if not self.self_check or not _Offload(self, trial, _unheard(ctx)).run():
+        if not self.self_check:
+            return True
+        main, trial = functions(module.operation)["main"], module.clone()
+        if not _Offload(self, trial, _unheard(ctx)).run():
             return True
         if Target.host().platform != ctx.target.platform:
             ctx.analysis(main, "", f"the self-check did not run: {ctx.target} is described, not present")
@@ -192,13 +195,13 @@ class _Offload:
         choices = Choices(schedule, [residual for residual in found if self._may_go(residual)])
         self._choose(choices, _Account.of(found, schedule))
         taken = {value for choice in choices for op in choice.residual.again for value in op.results}
+        anchors = Anchors(order, forward, seconds, taken)
         plan: list[Sending] = []
         for choice in sorted(choices, key=lambda choice: choice.residual.made):
             residual = choice.residual
-            anchor = cotangent(order, forward, residual, seconds, choice.back, taken)
-            if anchor is not None:
-                before = activation(order, forward, residual, seconds, choice.there)
-                plan.append(Sending(residual, before, anchor))
+            cotangent = anchors.cotangent(residual, choice.back)
+            if cotangent is not None:
+                plan.append(Sending(residual, anchors.activation(residual, choice.there), cotangent))
                 self._passed(residual.op, residual.bytes, hidden=choice.hidden)
             elif self._options.values:
                 self._miss(residual, "nothing of the backward comes before its first use")

@@ -150,7 +150,7 @@ def restack(loop: Loop, row: Row, value: ir.Value, ops: Collection[ir.Operation]
     """
     found = list(loads(loop, row.carry))
     update = defined_by(loop.returned[row.carry], "stablehlo.dynamic_update_slice")
-    if update is None or not found or not is_read_by(loop.op.results[row.carry], [load.op for load in found]):
+    if update is None or not found or not _is_read_by(loop.op.results[row.carry], [load.op for load in found]):
         return False
     with ir.InsertionPoint(update), update.location:
         update.operands[1] = _reshaped(value, row.value.type)
@@ -166,7 +166,7 @@ def restack(loop: Loop, row: Row, value: ir.Value, ops: Collection[ir.Operation]
     return True
 
 
-def is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
+def _is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
     """Whether nothing but `ops`, in the bodies of later loops, reads `stack`."""
     for consumer in users(stack):
         if consumer in ops:

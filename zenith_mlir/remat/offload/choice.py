@@ -79,7 +79,7 @@ class Choice:
 
 
 class Choices:
-    """Chooses among `candidates`, the largest with the longest gaps first; `left` are those it did not take."""
+    """Chooses among `candidates`, the largest with the longest gaps first, `bytes` in all; `left` are the others."""
 
     def __init__(self, schedule: Schedule, candidates: Sequence[Residual]) -> None:
         self._schedule = schedule
@@ -88,11 +88,7 @@ class Choices:
         self._left = sorted(candidates, key=lambda r: (-r.bytes * max(schedule.gap(r), 0.0), r.made))
         self._placed = len(self._transfers)
         self._hidden = 0
-
-    @property
-    def bytes(self) -> int:
-        """Of what is taken."""
-        return sum(residual.bytes for residual in self._taken)
+        self.bytes = 0
 
     @property
     def left(self) -> list[Residual]:
@@ -120,6 +116,7 @@ class Choices:
 
     def _take(self, residual: Residual) -> None:
         self._taken.append(residual)
+        self.bytes += residual.bytes
         self._transfers.append(self._schedule.transfer(residual))
         self._left.remove(residual)
 

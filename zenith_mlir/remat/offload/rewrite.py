@@ -2,91 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
-import numpy as np
 from jaxlib.mlir import ir
-from numpy.typing import NDArray
 
-from zenith_mlir.ir.facts import defining_op, element_type, is_float, producer, shape, users
+from zenith_mlir.ir.facts import producer, shape, users
 from zenith_mlir.ir.outline import erase_if_unused
-from zenith_mlir.remat.kinds import FREE, outer_operands
+from zenith_mlir.remat.kinds import FREE
 from zenith_mlir.remat.offload.late import sink_cheap
 from zenith_mlir.remat.offload.placement import DEVICE, HOST, is_on_host, is_placement, placed, tied
 from zenith_mlir.remat.offload.residuals import CHEAP, Order, Residual
 
-__all__ = ["Sending", "activation", "cotangent", "send"]
-
-
-def cotangent(
-    order: Order, forward: int, residual: Residual, begins: NDArray[np.float64], at: float, taken: Collection[ir.Value]
-) -> ir.Value | None:
-    """The value of the backward that the way back of `residual` waits for: of those from which its first use is
-    computed the last that is there at second `at`, else the first of them. None if there is none; never one of `taken`.
-
-    Results of elementwise operations come last: a barrier behind one would keep XLA from fusing it into its users.
-    """
-    earliest: ir.Value | None = None
-    fused: ir.Value | None = None
-    for value in _backward_of(order, forward, order.ops[residual.needed]):
-        op = defining_op(value)
-        assert op is not None
-        if value in taken or not _is_float(value):
-            continue
-        if op.name in CHEAP:
-            fused = fused or value
-        else:
-            earliest = value
-            if begins[order.of(op) + 1] <= at:
-                break
-    return earliest or fused
-
-
-def _backward_of(order: Order, forward: int, op: ir.Operation) -> Iterator[ir.Value]:
-    """The values of the backward from which `op` is computed, the last one first."""
-    number = count()
-    heap: list[tuple[int, int, ir.Value]] = []
-    seen: set[ir.Value] = set()
-
-    def push(user: ir.Operation) -> None:
-        for value in outer_operands(user):
-            made = order.made(value)
-            if made >= forward and value not in seen:
-                seen.add(value)
-                heapq.heappush(heap, (-made, next(number), value))
-
-    push(op)
-    while heap:
-        made, _, value = heapq.heappop(heap)
-        source = order.ops[-made]
-        if source.name in FREE or is_placement(source):
-            continue
-        yield value
-        push(source)
-
-
-def _is_float(value: ir.Value) -> bool:
-    return isinstance(value.type, ir.RankedTensorType) and is_float(element_type(value))
-
-
-def activation(
-    order: Order, forward: int, residual: Residual, begins: NDArray[np.float64], at: float
-) -> ir.Value | None:
-    """The value of the forward that waits until `residual` is on the host: the first since its last use that is there
-    at second `at` and goes on to something else in the forward. None if the forward ends before.
-    """
-    for i in range(max(residual.last, residual.made + 1), forward):
-        op = order.ops[i]
-        if begins[i + 1] < at or op.name in CHEAP or op.name in FREE or is_placement(op):
-            continue
-        for value in op.results:
-            if _is_float(value) and any(i < order.of(use.owner.operation) < forward for use in value.uses):
-                return value
-    return None
+__all__ = ["Sending", "send"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defined_by, defining_op, element_type, is_float, producer, shape, users
 from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.stacks import Load, Row, computable, is_read_by, loads, loop_around, recompute, stored
+from zenith_mlir.ir.stacks import Load, Row, computable, is_only_loaded, loads, loop_around, recompute, stored
 from zenith_mlir.remat.kinds import bytes_of
 from zenith_mlir.remat.offload.placement import DEVICE, HOST, is_placement, placed, tied
 from zenith_mlir.remat.offload.residuals import CHEAP
@@ -53,18 +53,14 @@ def stacks(block: ir.Block) -> list[Stack]:
 
 def _filled(loop: Loop) -> Iterator[Stack]:
     for row in stored(loop):
-        if reads := _reads(loop, row.carry):
+        reads = tuple(loads(loop, row.carry)) if is_only_loaded(loop, row) else _captured(loop, row.carry)
+        if reads:
             yield Stack(loop, row, reads)
 
 
-def _reads(loop: Loop, carry: int) -> tuple[Load, ...]:
-    """Where later loops read rows of stack `carry`, given to them or taken from around them; none if anything else uses
-    the stack.
-    """
+def _captured(loop: Loop, carry: int) -> tuple[Load, ...]:
+    """Where bodies of later loops read rows of stack `carry` from around them; none if anything else uses the stack."""
     stack = loop.op.results[carry]
-    given = tuple(loads(loop, carry))
-    if given:
-        return given if is_read_by(stack, [load.op for load in given]) else ()
     row = (1, *shape(stack)[1:])
     captured: list[Load] = []
     for op in users(stack):
