@@ -28,9 +28,10 @@ from zenith_mlir.passes.annotate_offload import AnnotateOffload
 from zenith_mlir.pipeline import Pipeline
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.offload import selfcheck
+from zenith_mlir.remat.offload.late import sink_cheap
 from zenith_mlir.remat.offload.link import Transfer, arrivals, departures, hides
 from zenith_mlir.remat.offload.placement import DEVICE, HOST, is_placement, memory_of, placed
-from zenith_mlir.remat.offload.residuals import Order, residuals
+from zenith_mlir.remat.offload.residuals import Order, Residual, residuals
 from zenith_mlir.remat.partition import forward_length
 from zenith_mlir.target import Target
 
@@ -192,12 +193,40 @@ def test_residuals() -> None:
     tanh and the gelu do. The first x is an argument; the last one the backward needs, too.
     """
     module = traced(unrolled).run("prepare")
-    block = functions(module.operation)["main"].regions[0].blocks[0]
-    found = residuals(Order(block), forward_length(Flow(block)), 512)
-    large = [residual for residual in found if residual.bytes >= 512]
+    large = large_residuals(module)
     shapes = [str(residual.value.type) for residual in large]
     assert shapes == [f"tensor<{ROWS}x{2 * WIDTH}xbf16>", f"tensor<{ROWS}x{WIDTH}xf32>"] * LAYERS
     assert all(residual.made < residual.last < residual.needed for residual in large[:-1])
+
+
+def large_residuals(module: Module) -> list[Residual]:
+    block = functions(module.operation)["main"].regions[0].blocks[0]
+    found = residuals(Order(block), forward_length(Flow(block)), 512)
+    return [residual for residual in found if residual.bytes >= 512]
+
+
+@pytest.mark.once
+def test_nothing_else_keeps_it() -> None:
+    """Once its residuals are on the host the backward uses neither them nor what follows from them."""
+    module = traced(unrolled).run(f"prepare,{HIDES}", target=H100)
+    assert len(sent(module)) == 3
+    assert [residual.op.name for residual in large_residuals(module)] == ["stablehlo.add"]  # used again at once
+
+
+@pytest.mark.once
+def test_sink_cheap() -> None:
+    module = Module.parse("""func.func public @main(%x: tensor<4xf32>) -> (tensor<f32>, tensor<4xf32>) {
+      %zero = stablehlo.constant dense<0.0> : tensor<f32>
+      %first = stablehlo.negate %x : tensor<4xf32>
+      %early = stablehlo.negate %x : tensor<4xf32>
+      %later = stablehlo.sine %early : tensor<4xf32>
+      %fixed = stablehlo.cosine %x : tensor<4xf32>
+      %sum = stablehlo.reduce(%fixed init: %zero) applies stablehlo.add across dimensions = [0] : (tensor<4xf32>, tensor<f32>) -> tensor<f32>
+      return %sum, %later : tensor<f32>, tensor<4xf32>
+    }""")  # noqa: E501
+    order = Order(functions(module.operation)["main"].regions[0].blocks[0])
+    names = [op.name.split(".")[1] for op in sink_cheap(order, 2, {order.ops[4]}).ops]
+    assert names == ["constant", "negate", "cosine", "reduce", "negate", "sine", "return"]
 
 
 # ---- When it travels ----

@@ -15,13 +15,14 @@
 // CHECK: %[[Y:.*]] = stablehlo.dot_general
 // CHECK-NEXT: %[[AWAY:.*]]:2 = stablehlo.optimization_barrier %[[HOST]], %[[Y]]
 // CHECK-NEXT: %[[Z:.*]] = stablehlo.dot_general %[[AWAY]]#1, %arg2
-// The way back waits for a cotangent.
+// The way back waits for a cotangent, and so does a gradient of weights.
+// CHECK: %[[DV:.*]] = stablehlo.dot_general %{{.*}}, %{{.*}}, contracting_dims = [0] x [0]
 // CHECK: %[[G:.*]] = stablehlo.dot_general %{{.*}}, %arg2, contracting_dims = [1] x [1]
-// CHECK-NEXT: %[[TIED:.*]]:2 = stablehlo.optimization_barrier %[[AWAY]]#0, %[[G]]
+// CHECK-NEXT: %[[TIED:.*]]:3 = stablehlo.optimization_barrier %[[AWAY]]#0, %[[DV]], %[[G]]
 // CHECK-NEXT: %[[BACK:.*]] = stablehlo.custom_call @annotate_device_placement(%[[TIED]]#0) {backend_config = "", has_side_effect = true, mhlo.frontend_attributes = {_xla_buffer_placement = "device"}}
 // CHECK: %[[WIDE:.*]] = stablehlo.convert %[[BACK]]
 // CHECK: %[[AGAIN:.*]] = stablehlo.tanh %[[WIDE]]
-// CHECK: stablehlo.dot_general %[[TIED]]#1, %[[AGAIN]]
+// CHECK: stablehlo.dot_general %[[TIED]]#2, %[[AGAIN]]
 
 // Without names what hides behind the program goes, which hangs on the link.
 // HIDES: model.py:3:7: remark: [passed] annotate-offload: {{.*}} hidden=true)
