@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan, simulate
 
-__all__ = ["Frontier", "Point"]
+__all__ = ["Frontier", "Point", "point_of"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,11 @@ class Point:
     plan: Plan
     cost: float
     peak: int
+
+
+def point_of(problem: Problem, plan: Plan) -> Point:
+    """`plan`, measured."""
+    return Point(plan, plan.cost(problem), simulate(problem, plan).peak)
 
 
 class Frontier:
@@ -36,7 +41,7 @@ class Frontier:
 
     def add(self, plan: Plan) -> Point:
         """Measure `plan`, remember it where it beats what is known."""
-        point = Point(plan, plan.cost(self.problem), simulate(self.problem, plan).peak)
+        point = point_of(self.problem, plan)
         best = self.best(point.peak)
         if best is None or point.cost < best.cost:
             self.points = [p for p in self.points if p.peak < point.peak or p.cost < point.cost]

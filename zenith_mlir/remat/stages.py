@@ -40,13 +40,21 @@ class _Way:
 
 
 class Stages:
-    """The stages of `problem` between `positions`, which start with 0, and their modes: those of 1, 2, ... `spans`
-    stages together, at most `modes` of each.
+    """The stages of `problem` between `positions`, which start with 0, and their modes: for each number of stages in
+    `spans`, 1 first, about `modes` of so many together where these have at most `most_nodes`.
 
     Stages that look the same share their modes (bases aside), so a layer that is repeated is worked on once.
     """
 
-    def __init__(self, problem: Problem, boundaries: Boundaries, positions: Indices, spans: Sequence[int], modes: int):
+    def __init__(
+        self,
+        problem: Problem,
+        boundaries: Boundaries,
+        positions: Indices,
+        spans: Sequence[int],
+        modes: int,
+        most_nodes: int,
+    ):
         self.problem = problem
         self.boundaries = boundaries
         self.starts = np.append(positions, problem.nodes)
@@ -58,7 +66,9 @@ class Stages:
         for s in range(len(positions)):
             ways: list[tuple[_Way, int]] = []
             for span in spans:
-                if s + span <= len(positions):
+                # Long ones overlap enough when they begin at every fourth of their length.
+                fits = s + span <= len(positions) and self.starts[s + span] - self.starts[s] <= most_nodes
+                if span == 1 or (fits and s % max(1, span // 4) == 0):
                     inside, leaves = self._inside(s, s + span)
                     key = _signature(inside, leaves)
                     if key not in known:
