@@ -14,11 +14,10 @@ from zenith_mlir.remat.stages import Stages
 
 __all__ = ["ChainPlans"]
 
-_STAGES = 128
+# All the stages that a problem has, or where these are more than the first number, the second of much the same size.
+_STAGES = 128, 64
 _MODES = 16
-_SPANS = (1, 2, 4, 8, 16, 32, 64)
-# Stages that span more nodes than this are no longer looked at as one.
-_SPAN_NODES = 4096
+_WORK = 1_000_000
 # The table of a chain has at most so many numbers, and no more slots than help.
 _NUMBERS = 2**23
 _SLOTS = 2000
@@ -34,8 +33,8 @@ class ChainPlans:
         self.kept = pinned(problem)
         rest = without(problem, self.kept)
         boundaries = Boundaries(rest)
-        positions = boundaries.choose(_STAGES)
-        self.stages = Stages(rest, boundaries, positions, _SPANS, _MODES, _SPAN_NODES)
+        positions = boundaries.choose(*_STAGES)
+        self.stages = Stages(rest, boundaries, positions, _MODES, _WORK)
         slots = min(_SLOTS, _NUMBERS // len(positions) ** 2)
         self.slot_bytes = max(1, -(-simulate(rest, keep_all(rest)).peak // slots))
         self.tables = ChainTables(self.stages.chain(), slots, self.slot_bytes)

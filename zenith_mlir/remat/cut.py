@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zenith_mlir.remat.closure import choose
+from zenith_mlir.remat.closure import Closure
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan, lazily
 
@@ -43,6 +43,7 @@ class Hull:
         self.problem = problem
         self.offload = offload
         self.corners: list[Corner] = []
+        self._closure = Closure(problem)
         if len(problem.needed):
             self._explore(cuts)
 
@@ -72,7 +73,7 @@ class Hull:
         problem = self.problem
         waiting = price * problem.bytes.astype(np.float64)
         sent = problem.offload_cost if self.offload else np.full(problem.nodes, np.inf)
-        choice = choose(problem, np.minimum(waiting, sent), problem.cost)
+        choice = self._closure.choose(np.minimum(waiting, sent), problem.cost)
         away = choice.keep & (sent < waiting)
         keep = choice.keep & ~away
         cost = float(problem.cost[choice.again].sum() + problem.offload_cost[away].sum())

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zenith_mlir.remat.closure import choose
+from zenith_mlir.remat.closure import Closure
 from zenith_mlir.remat.problem import Problem
 
 __all__ = ["pinned", "without"]
@@ -19,7 +19,7 @@ def pinned(problem: Problem) -> NDArray[np.bool_]:
     """
     if problem.repeatable.all():
         return np.zeros(problem.nodes, bool)
-    return choose(problem, problem.bytes.astype(np.float64), np.zeros(problem.nodes)).keep
+    return Closure(problem).choose(problem.bytes.astype(np.float64), np.zeros(problem.nodes)).keep
 
 
 def without(problem: Problem, kept: NDArray[np.bool_]) -> Problem:

@@ -17,16 +17,20 @@ def movable(problem: Problem) -> Indices:
     """The values for which keeping or not is a question: of use in the backward, of more than a ten thousandth of the
     residual bytes, computable again, and not better replaced by their only user, which takes no more.
     """
-    keep = KeepSets(problem)
-    need, _ = keep.times(np.zeros((problem.nodes, 1), bool))
+    rows = problem.operand_rows
     direct = np.zeros(problem.nodes, bool)
     direct[problem.needed] = True
-    chosen = (need[:, 0] < problem.steps) & problem.repeatable
-    chosen &= problem.bytes > problem.residual_bytes / 10_000
-    for j in np.flatnonzero(chosen & ~direct).tolist():
-        if len(keep.users[j]) == 1 and problem.bytes[keep.users[j][0]] <= problem.bytes[j]:
-            chosen[j] = False
-    return np.flatnonzero(chosen)
+    of_use: list[bool] = direct.tolist()
+    for i in range(problem.nodes - 1, -1, -1):
+        if of_use[i]:
+            for j in problem.operands[i]:
+                of_use[j] = True
+    large = problem.bytes > problem.residual_bytes / 10_000
+    users = np.bincount(rows.values, minlength=problem.nodes)
+    user = np.zeros(problem.nodes, np.int64)
+    user[rows.values] = rows.rows
+    replaced = ~direct & (users == 1) & (problem.bytes[user] <= problem.bytes)
+    return np.flatnonzero(np.array(of_use, bool) & problem.repeatable & large & ~replaced)
 
 
 class _Front:
