@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from zenith_mlir.remat.boundaries import Boundaries
@@ -62,6 +64,11 @@ class ChainPlans:
             if point.peak <= budget_bytes:
                 return point
         return None
+
+    def spread(self, count: int) -> Iterator[Point]:
+        """The plans for `count` memories from the least to the most."""
+        for k in np.unique(np.linspace(0, len(self.slots) - 1, count).astype(int)).tolist():
+            yield self.point(int(self.slots[k]))
 
     @property
     def minimum(self) -> int:
