@@ -34,6 +34,9 @@ class Goal(Protocol):
     @property
     def is_measured(self) -> bool: ...
 
+    def first_budget(self, budget: int, peak: int, measured: int) -> int:
+        """For the model, which says of the program as it is `peak` where XLA allocates `measured`."""
+
     def accepts(self, tried: Tried) -> bool: ...
 
     def next_budget(self, tried: Tried) -> int | None:
@@ -47,13 +50,23 @@ class Allocation:
     bytes: int
     is_measured = True
 
+    def first_budget(self, budget: int, peak: int, measured: int) -> int:
+        return budget if budget < peak else self._corrected(peak, measured)
+
     def accepts(self, tried: Tried) -> bool:
         return tried.measured <= self.bytes
 
     def next_budget(self, tried: Tried) -> int | None:
         if 0.9 * self.bytes <= tried.measured <= self.bytes:
             return None
-        return self.bytes * tried.insertion.peak // max(tried.measured, 1)
+        return self._corrected(tried.insertion.peak, tried.measured)
+
+    def _corrected(self, peak: int, measured: int) -> int:
+        """The budget for the model where what it says needs `peak` bytes measures `measured`: both may differ by a
+        factor, and where too much is allocated, by something that the model does not know of.
+        """
+        scaled = self.bytes * peak // max(measured, 1)
+        return scaled if measured <= self.bytes else min(scaled, max(0, peak + self.bytes - measured))
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,9 @@ class Saving:
 
     before: int
     is_measured = False
+
+    def first_budget(self, budget: int, peak: int, measured: int) -> int:
+        return budget
 
     def accepts(self, tried: Tried) -> bool:
         return tried.measured < self.before
@@ -87,8 +103,8 @@ def search(
                 break
             if not goal.is_measured:
                 raise
-            # What XLA allocates may be less than the model says.
-            insertion = _least(infeasible.minimum, solve)
+            # What XLA allocates may be less than the model says; the very least leaves its scheduler no room.
+            insertion = _least(infeasible.minimum * 11 // 10, solve)
         if any(insertion.peak == earlier.insertion.peak for earlier in tried):
             break
         tried.append(Tried(insertion, measure(insertion)))
