@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zenith_mlir.remat.flat_jaxpr import Equation, FlatJaxpr, elements, flatten, nbytes
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.rates import RATES, Rates
+from zenith_mlir.remat.rates import FUNCTIONS, RATES, Rates
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -35,6 +35,8 @@ _STANDS_ALONE = frozenset({
     "ppermute", "reduce_window", "reduce_window_sum", "reduce_window_max", "select_and_scatter_add",
     "select_and_gather_add",
 })  # fmt: skip
+# XLA fuses a cheap equation into so many users, once into each.
+_DUPLICATES = 3
 # Read operands larger than their result in passing.
 _READS = frozenset({
     "slice", "dynamic_slice", "gather", "split", "argmax", "argmin", "reduce",
@@ -91,12 +93,13 @@ def _cotangent(result: Any) -> Any:
 def problem_of(
     jaxpr: ClosedJaxpr, cotangents: Collection[int], *, rates: Rates = RATES["cpu"], repeat_random: bool = False
 ) -> TracedProblem:
-    """The problem of a jaxpr that holds a forward and its backward: what depends on the inputs at the positions
-    `cotangents` is the backward, and all else the forward.
+    """The problem of a jaxpr that holds a forward and after it its backward, which starts with the first equation that
+    reads one of the inputs at the positions `cotangents`.
 
     A node is an equation of the forward whose result is not a view. Each equation of the backward that reads values of
     the forward is a step. Results of the whole program have room of their own and take no bytes. An elementwise
-    equation whose one user is elementwise or a reduction is fused into it: its `transient` is 0.
+    equation is fused into its users where these are elementwise or reductions, and one, or few and it is cheap: its
+    `transient` is 0.
 
     Random bits run once unless `repeat_random` says that they may be drawn again from the same key, which gives the
     same bits; equations with effects always do.
@@ -127,11 +130,10 @@ class _Builder:
         self.source = list(range(len(flat.types)))
         self.users: dict[int, list[Equation]] = {}
         self.names: dict[str, int] = {}
-        late = set(cotangents)
+        in_backward = False
         for equation in flat.equations:
-            in_backward = not late.isdisjoint(equation.reads)
-            if in_backward:
-                late.update(equation.results)
+            # What follows and depends on no cotangent (weights turned around, repeated forwards) is run there too.
+            in_backward = in_backward or not cotangents.isdisjoint(equation.reads)
             if equation.name in _VIEWS:
                 self.see_through(equation)
             elif equation.reads or equation.has_effects:
@@ -161,8 +163,9 @@ class _Builder:
         return sum(nbytes(type) for x, type in pairs if x in self.users and x not in self.returned)
 
     def bytes_in_passing(self, equation: Equation) -> int:
-        users = self.users.get(equation.results[0], []) if equation.results else []
-        fused = _is_elementwise(equation) and len(users) == 1 and _reads_in_passing(users[0])
+        users = [user for x in equation.results for user in self.users.get(x, [])]
+        few = len(users) <= (1 if equation.name in FUNCTIONS else _DUPLICATES)
+        fused = bool(users) and few and _is_elementwise(equation) and all(map(_reads_in_passing, users))
         return 0 if fused else self.bytes(equation)
 
     def repeatable(self, equation: Equation) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from zenith_mlir.remat.flat_jaxpr import Equation, elements, flatten, nbytes
 
-__all__ = ["RATES", "Rates", "flops"]
+__all__ = ["FUNCTIONS", "RATES", "Rates", "flops"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Rates:
         if equation.name in _PRODUCTS:
             narrow = all(t.dtype.itemsize < 4 for t in equation.operand_types)
             return max(moved, flops(equation) / (self.narrow_products if narrow else self.products))
-        if equation.name in _FUNCTIONS:
+        if equation.name in FUNCTIONS:
             return max(moved, sum(map(elements, equation.result_types)) / self.functions)
         return moved
 
@@ -76,7 +76,8 @@ def _convolution(equation: Equation) -> float:
 
 
 _PRODUCTS: dict[str, Callable[[Equation], float]] = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
-_FUNCTIONS = frozenset({
+# Elementwise and not cheap.
+FUNCTIONS = frozenset({
     "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan",
     "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "pow", "cbrt", "lgamma",
     "digamma", "random_bits", "threefry2x32", "rng_bit_generator",
