@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zenith_mlir.registry import option as option
     from zenith_mlir.registry import register as register
     from zenith_mlir.remarks import Remark as Remark
+    from zenith_mlir.remat.checkpoint import checkpoint as checkpoint
     from zenith_mlir.rewriting import ZenithWarning as ZenithWarning
     from zenith_mlir.target import Target as Target
 
@@ -42,6 +43,7 @@ _HOMES = {
     "Target": "target",
     "ZenithError": "errors",
     "ZenithWarning": "rewriting",
+    "checkpoint": "remat.checkpoint",
     "jit": "hook",
     "load": "module",
     "option": "registry",
