@@ -16,7 +16,7 @@ from zenith_mlir.remat.arguments import Call
 from zenith_mlir.remat.choose import choose
 from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.program import Program
-from zenith_mlir.remat.rates import RATES, Rates
+from zenith_mlir.remat.rates import rates_here
 from zenith_mlir.remat.segments import Segments
 from zenith_mlir.remat.solve import SOLVERS
 
@@ -143,32 +143,15 @@ def _solve(policy: str, budget: str | int | Budget | None, offload: bool, preven
     chosen: dict[Any, Segments] = {}
 
     def run(fun: Callable[..., Any], arrays: list[Any]) -> Any:
-        program, structure = _traced(fun, arrays)
+        try:
+            program, shapes = Program.trace(fun, arrays)
+        except jax.errors.ConcretizationTypeError as error:
+            error.add_note("zenith_mlir.checkpoint traces arguments; name those that it should not in static_argnums")
+            raise
         key = program.signature
         if key not in chosen:
-            chosen[key] = choose(program, policy, bound, _rates(), offload=offload)
+            chosen[key] = choose(program, policy, bound, rates_here(), offload=offload)
         results = run_segments(program, chosen[key], arrays, prevent_cse=prevent_cse)
-        return jax.tree.unflatten(structure, results)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run
-
-
-def _traced(fun: Callable[..., Any], arrays: list[Any]) -> tuple[Program, Any]:
-    """The program of `fun`, and the structure of its result."""
-    structures: list[Any] = []
-
-    def flat(*arrays: Any) -> list[Any]:
-        leaves, structure = jax.tree.flatten(fun(*arrays))
-        structures.append(structure)
-        return leaves
-
-    try:
-        jaxpr = jax.make_jaxpr(flat)(*arrays)
-    except jax.errors.ConcretizationTypeError as error:
-        error.add_note("zenith_mlir.checkpoint traces its arguments; name those that are no arrays in static_argnums")
-        raise
-    return Program.of(jaxpr), structures[-1]
-
-
-def _rates() -> Rates:
-    return RATES["gpu" if jax.default_backend() in ("gpu", "cuda", "rocm") else "cpu"]

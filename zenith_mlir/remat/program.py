@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import jax
 
 from zenith_mlir.ir.jaxprs import closed_call, evaluate
 from zenith_mlir.remat.flat_jaxpr import Equation
@@ -69,6 +71,12 @@ class Program:
         numbers = tuple(x if isinstance(x, int) else None for x in outputs)
         literals = {k: x.val for k, x in enumerate(outputs) if not isinstance(x, int)}
         return cls(writer.live(numbers), len(inputs), writer.constants, numbers, literals, writer.types)
+
+    @classmethod
+    def trace(cls, fun: Callable[..., Any], arrays: Sequence[Any]) -> tuple[Program, Any]:
+        """The program of `fun` for `arrays` or what has their shapes, and the shapes of its result, a pytree."""
+        jaxpr, shapes = jax.make_jaxpr(fun, return_shape=True)(*arrays)
+        return cls.of(jaxpr), shapes
 
     @cached_property
     def signature(self) -> Hashable:

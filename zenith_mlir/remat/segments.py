@@ -54,8 +54,8 @@ class Segments:
 
     @classmethod
     def of(cls, problem: Problem, level: Level, keep: Collection[int], away: Collection[int] = ()) -> Segments:
-        """The finest segments in which little is computed again twice, where the nodes `keep` wait for the backward, and
-        `away` wait on the host.
+        """The finest segments in which little is computed again twice, where the nodes `keep` wait for the backward,
+        and `away` wait on the host.
         """
         return _Cutter(problem, level, frozenset(keep), frozenset(away)).segments()
 
@@ -106,8 +106,8 @@ class _Cutter:
         self.there = self.kept | self.away
 
     def runs_outside(self, at: int) -> bool:
-        """Whether a line is no part of anything that is computed again: it has effects, or it is a loop or the like that
-        is kept, of which JAX keeps more than has a name.
+        """Whether a line is no part of anything that is computed again: it has effects, or it is a loop or the like
+        that is kept, of which JAX keeps more than has a name.
         """
         opaque = self.level.needs[at].opaque and self.level.nodes.get(at) in self.keep
         return self.lines[at].equation.has_effects or at in self.level.bodies or opaque
