@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 # Private: what jax.core.eval_jaxpr itself does for an equation, so that locations still name the user's lines. The
 # same from 0.10 to 0.12 (test_jaxprs.py).
 from jax._src import source_info_util
+from jax.extend.source_info_util import register_exclusion
 
-__all__ = ["closed_call", "evaluate"]
+__all__ = ["at_source", "closed_call", "evaluate"]
+
+# Frames of this file are not the user's: JAX leaves them out of source locations.
+register_exclusion(__file__)
 
 # Equations that only call a jaxpr, and the parameter that holds it.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
 
-def evaluate(eqn: Any, operands: Sequence[Any]) -> list[Any]:
-    """The results of an equation for these operands, literals included, at the place in the source it comes from."""
+@contextmanager
+def at_source(eqn: Any) -> Iterator[None]:
+    """What is traced inside comes from where `eqn` comes from."""
     names = source_info_util.current_name_stack() + eqn.source_info.name_stack
-    parameters = eqn.primitive.get_bind_params(eqn.params)
     with source_info_util.user_context(eqn.source_info.traceback, name_stack=names), eqn.ctx.manager:
+        yield
+
+
+def evaluate(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+    """The results of an equation for these operands, literals included, at its place in the source."""
+    parameters = eqn.primitive.get_bind_params(eqn.params)
+    with at_source(eqn):
         results = eqn.primitive.bind(*operands, **parameters)
     return list(results) if eqn.primitive.multiple_results else [results]
 

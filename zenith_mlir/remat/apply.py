@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir.remat.naming import run_named
 from zenith_mlir.remat.policy import Policy
@@ -14,6 +15,9 @@ from zenith_mlir.remat.program import Line, Program
 from zenith_mlir.remat.segments import Segment, Segments
 
 __all__ = ["run_segments"]
+
+# Frames of this file are not the user's: JAX leaves them out of source locations.
+register_exclusion(__file__)
 
 
 def run_segments(

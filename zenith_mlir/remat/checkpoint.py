@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir import hook
 from zenith_mlir.errors import OptionError, did_you_mean
@@ -18,9 +20,12 @@ from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.program import Program
 from zenith_mlir.remat.rates import rates_here
 from zenith_mlir.remat.segments import Segments
-from zenith_mlir.remat.solve import SOLVERS
+from zenith_mlir.remat.solve import SOLVERS, Infeasible
 
 __all__ = ["checkpoint"]
+
+# Frames of this file are not the user's: JAX leaves them out of source locations.
+register_exclusion(__file__)
 
 # Policies of jax.checkpoint by name.
 _POLICIES: dict[str, Callable[..., Any]] = {
@@ -64,7 +69,7 @@ def checkpoint(
             backward of one call is to fit in, beside arguments, results and gradients; or a percentage (`"50%"`), which
             bounds what is kept between the two as a part of what would be kept without checkpoint. That is the one for
             a layer that is called many times, or in a scan. Under vmap, bytes are those of one example. Default:
-            `"50%"`, and for `"sqrt"` the least memory.
+            `"50%"`, or the least memory if that is not possible, and for `"sqrt"`.
         offload: Whether values may also wait in host memory, where the backend has such. Leave it off for what is
             scanned on a GPU: XLA has returned wrong gradients there (openxla/xla#46231).
         prevent_cse: As in jax.checkpoint: whether the compiler is kept from undoing it. On CPU this takes a compiler
@@ -137,8 +142,6 @@ def _solve(policy: str, budget: str | int | Budget | None, offload: bool, preven
             f"there is no policy {policy!r}{did_you_mean(policy, known)}; there are the solvers {', '.join(SOLVERS)}, "
             f"the policies {', '.join(_POLICIES)} of JAX, and its others as functions"
         )
-    if budget is None and policy != "sqrt":
-        budget = "50%"
     bound = None if budget is None else Budget.parse(budget)
     chosen: dict[Any, Segments] = {}
 
@@ -150,8 +153,16 @@ def _solve(policy: str, budget: str | int | Budget | None, offload: bool, preven
             raise
         key = program.signature
         if key not in chosen:
-            chosen[key] = choose(program, policy, bound, rates_here(), offload=offload)
+            chosen[key] = _choose(program, policy, bound, offload)
         results = run_segments(program, chosen[key], arrays, prevent_cse=prevent_cse)
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run
+
+
+def _choose(program: Program, solver: str, budget: Budget | None, offload: bool) -> Segments:
+    """Where no budget is given half is tried, unless the solver is one for the least memory."""
+    if budget is None and solver != "sqrt":
+        with contextlib.suppress(Infeasible):
+            return choose(program, solver, Budget.parse("50%"), rates_here(), offload=offload)
+    return choose(program, solver, budget, rates_here(), offload=offload)

@@ -18,6 +18,8 @@ __all__ = ["choose"]
 
 @dataclass(frozen=True)
 class _Candidate:
+    """What a plan becomes as segments, and what it takes."""
+
     segments: Segments
     size: int
     cost: float

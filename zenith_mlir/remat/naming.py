@@ -8,17 +8,27 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
+from jax.extend.source_info_util import register_exclusion
 
+from zenith_mlir.ir.jaxprs import at_source
 from zenith_mlir.remat.program import Line, Program
 
 __all__ = ["run_named"]
+
+# Frames of this file are not the user's: JAX leaves them out of source locations.
+register_exclusion(__file__)
 
 
 def run_named(line: Line, operands: Sequence[Any], names: Sequence[str], own: bool) -> list[Any]:
     """The results of `line`, under these names. `own` says that its backward uses its results."""
     if own:
         return _with_named_derivative(line, names)(*operands)
-    return list(map(checkpoint_name, line.run(operands), names))
+    return _label(line, line.run(operands), names)
+
+
+def _label(line: Line, values: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    with at_source(line.eqn):
+        return list(map(checkpoint_name, values, names))
 
 
 def _with_named_derivative(line: Line, names: Sequence[str]) -> Callable[..., list[Any]]:
@@ -28,7 +38,7 @@ def _with_named_derivative(line: Line, names: Sequence[str]) -> Callable[..., li
 
     @jax.custom_jvp
     def run(*operands: Any) -> list[Any]:
-        return list(map(checkpoint_name, line.run(operands), names))
+        return _label(line, line.run(operands), names)
 
     def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
         moving = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
@@ -45,7 +55,7 @@ def _with_named_derivative(line: Line, names: Sequence[str]) -> Callable[..., li
         values = program.start([*arguments[0], *arguments[1]])
         for inner in program.lines:
             for x, result in zip(inner.results, inner.run(inner.operands(values)), strict=True):
-                values[x] = checkpoint_name(result, labels[x]) if x in labels else result
+                values[x] = _label(line, [result], [labels[x]])[0] if x in labels else result
         results = program.finish(values)
         return results[: len(names)], results[len(names) :]
 

@@ -8,11 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import jax
+from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir.ir.jaxprs import closed_call, evaluate
 from zenith_mlir.remat.flat_jaxpr import Equation
 
 __all__ = ["Line", "Program"]
+
+# Frames of this file are not the user's: JAX leaves them out of source locations.
+register_exclusion(__file__)
 
 
 @dataclass(frozen=True, eq=False)

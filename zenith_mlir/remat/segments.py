@@ -135,8 +135,8 @@ class _Cutter:
             elif last.is_plain and segment.is_plain:
                 last = replace(last, stop=segment.stop)
             elif self.is_light(last) and self.is_light(segment):
-                again = sorted({*last.again, *segment.again})
-                last = Segment(last.start, segment.stop, tuple(again))
+                again, away = sorted({*last.again, *segment.again}), sorted({*last.away, *segment.away})
+                last = Segment(last.start, segment.stop, tuple(again), tuple(away))
             else:
                 yield last
                 last = segment
@@ -147,7 +147,7 @@ class _Cutter:
         """Whether all that is computed again are views and derivatives, of lines that XLA fuses."""
         lines = range(segment.start, segment.stop)
         heavy = any(self.lines[at].equation.name in _STANDS_ALONE or self.level.needs[at].opaque for at in lines)
-        return not heavy and not segment.away and self.level.nodes.keys().isdisjoint(segment.again)
+        return not heavy and self.level.nodes.keys().isdisjoint(segment.again)
 
     def again(self, lines: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The lines that have to run again for the backward of `lines`, and those that come from the host for it."""

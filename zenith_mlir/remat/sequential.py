@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir import hook
 from zenith_mlir.errors import OptionError
@@ -25,6 +26,9 @@ from zenith_mlir.remat.schedule import Plan, keep_all, simulate
 from zenith_mlir.remat.solve import Infeasible
 
 __all__ = ["checkpoint_sequential"]
+
+# Frames of this file are not the user's: JAX leaves them out of source locations.
+register_exclusion(__file__)
 
 # The memory of a chain is divided into so many parts: its plans are exact up to one for each stage.
 _SLOTS = 400
