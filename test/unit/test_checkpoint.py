@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name, print_saved_residuals
 
 import zenith_mlir as zenith
 from zenith_mlir.errors import OptionError
+from zenith_mlir.ir.jaxprs import scan_arguments
 from zenith_mlir.memory.sizes import Budget, SizeError
 from zenith_mlir.remat import checkpoint as checkpoint_module
 from zenith_mlir.remat.apply import run_segments
@@ -201,7 +202,7 @@ def test_kept_values_say_where_they_come_from(residuals):
 def stacked_bytes(gradient, *args):
     """What the forward loop of a gradient stacks."""
     loop = next(eqn for eqn in jax.make_jaxpr(gradient)(*args).jaxpr.eqns if eqn.primitive.name == "scan")
-    stacked = loop.outvars[loop.params["num_carry"] :]
+    stacked = loop.outvars[scan_arguments(loop)[1] :]
     return sum(v.aval.size * v.aval.dtype.itemsize for v in stacked)
 
 

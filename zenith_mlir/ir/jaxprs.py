@@ -11,7 +11,7 @@ from typing import Any
 from jax._src import source_info_util
 from jax.extend.source_info_util import register_exclusion
 
-__all__ = ["at_source", "closed_call", "evaluate"]
+__all__ = ["at_source", "closed_call", "evaluate", "scan_arguments"]
 
 # Frames of this file are not the user's: JAX leaves them out of source locations.
 register_exclusion(__file__)
@@ -48,3 +48,12 @@ def closed_call(eqn: Any) -> Any:
 def _says_nothing(parameter: Any) -> bool:
     items = parameter if isinstance(parameter, tuple) else (parameter,)
     return all(item is None or type(item).__name__ in ("UnspecifiedValue", "AUTO") for item in items)
+
+
+def scan_arguments(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are carried, which come next."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    # From JAX 0.12 on.
+    constants, carried, _ = eqn.params["ft_in"].unpack()
+    return len(constants), len(carried)

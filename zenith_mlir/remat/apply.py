@@ -9,6 +9,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.source_info_util import register_exclusion
 
+from zenith_mlir.ir.jaxprs import scan_arguments
 from zenith_mlir.remat.naming import run_named
 from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.program import Line, Program
@@ -129,7 +130,7 @@ def _reads(program: Program, segment: Segment) -> list[int]:
 def _scan(line: Line, body: Callable[[Sequence[Any]], list[Any]], operands: Sequence[Any]) -> list[Any]:
     """A scan with another body of the same arguments and results."""
     parameters = line.equation.params
-    constants, carried = parameters["num_consts"], parameters["num_carry"]
+    constants, carried = scan_arguments(line.eqn)
     fixed = list(operands[:constants])
 
     def turn(carry: Any, x: Any) -> tuple[Any, Any]:

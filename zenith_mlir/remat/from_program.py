@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from zenith_mlir.ir.jaxprs import scan_arguments
 from zenith_mlir.remat.flat_jaxpr import flatten, nbytes
 from zenith_mlir.remat.from_jaxpr import _VIEWS, _is_elementwise, _reads_in_passing
 from zenith_mlir.remat.needs import Needs, NeedsOf, inner_jaxprs
@@ -188,9 +189,9 @@ class _LevelWriter:
     def write_scan(self, at: int) -> list[int]:
         """The nodes of the body, then one for the results of the loop; what the backward of the loop uses."""
         line = self.lines[at]
-        body, parameters = line.body, line.equation.params
-        constants, carried = parameters["num_consts"], parameters["num_carry"]
-        turns = self.turns * parameters["length"]
+        body = line.body
+        constants, carried = scan_arguments(line.eqn)
+        turns = self.turns * line.equation.params["length"]
         outside: dict[int, int] = {}
         varied: set[int] = set()
         operands = self.nodes_of(line.reads)
