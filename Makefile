@@ -55,7 +55,7 @@ kernels: $(VENV)/test.stamp
 # (GCC bug 110027): they stay on the stack. Of JAX and NumPy, which are not instrumented, the thread sanitizer would see malloc, free
 # and memcpy but not what orders them: these calls count as no access. What XLA's queues order it is told in
 # kernels/cpu/hand_over.h.
-SANITIZED = test/unit/test_kernel_*.py test/unit/test_vec_math.py
+SANITIZED = test/unit/test_kernel_*.py test/unit/test_vec_math.py test/unit/test_instruction_sets.py
 sanitize: $(VENV)/test.stamp
 	@for kind in address,undefined thread; do \
 	  build="$(CURDIR)/build/sanitize-$${kind%%,*}"; \
@@ -75,10 +75,11 @@ newer-environment:
 	$(MAKE) $(NEWER) .venv-jax012/test.stamp
 
 # With the kernels that $(BIN) has, as one library serves every Python and JAX; its own are built in a hurry.
-# Of the tests that JAX's version can change, one in so many runs on the newer one; with ONE_IN=1 all do.
+# Of the tests that JAX's version can change, one in so many runs on the newer one; with ONE_IN=1 all do. They are compiled
+# as XLA compiles for a user, not in a hurry as in test/conftest.py.
 ONE_IN = 2
 test-jax012: $(VENV)/test.stamp newer-environment
-	ZENITH_CPU_LIBRARY="$$($(BIN)/python -c 'from zenith_mlir.kernels.cpu import library; print(library.load()._name)')" \
+	XLA_FLAGS= ZENITH_CPU_LIBRARY="$$($(BIN)/python -c 'from zenith_mlir.kernels.cpu import library; print(library.load()._name)')" \
 	  $(MAKE) check $(NEWER) SELECT='-m "not once" --one-in $(ONE_IN)'
 
 # $(VENV)/demo.stamp installs the extra "demo", $(VENV)/test.stamp the extra "test".

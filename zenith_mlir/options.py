@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from zenith_mlir.errors import OptionError, did_you_mean
+from zenith_mlir.errors import OptionError, ZenithError, did_you_mean
 
 if TYPE_CHECKING:
     from zenith_mlir.registry import Pass
@@ -70,7 +70,7 @@ def make_pass(cls: type[Pass], texts: Mapping[str, str]) -> Pass:
         try:
             values[option.field] = parse_value(option.type, text)
         except (ValueError, TypeError, ArithmeticError) as error:
-            why = str(error) if isinstance(error, OptionError) else ""
+            why = f": {error}" if isinstance(error, ZenithError) else ""
             raise OptionError(f"{cls.name}: option {option} cannot be {text!r}{why}") from None
     try:
         return cls(**values)

@@ -40,7 +40,7 @@ def program(name):
 
 
 filecheck = shutil.which("filecheck", path=path) or lit_config.fatal("missing: pip install filecheck")
-for name in ("zenith-opt", "zenith-translate", "zenith-run"):
+for name in ("zenith-opt", "zenith-report", "zenith-run", "zenith-translate"):
     config.substitutions.append((f"%{name.replace('-', '_')}", program(name)))
     # `zenith-opt %s` reads as one types it; the guards keep paths such as zenith-opt/split.mlir whole.
     config.substitutions.append((rf"(?<![\w./-]){name}(?![\w./-])", program(name)))

@@ -4,7 +4,6 @@ A kernel may be at most twice as far from float64 as the plain formula in float3
 place, and has NaN and infinities exactly where that has them.
 """
 
-import os
 import threading
 from typing import Any
 
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from isa_subprocess import run_on
 
 from zenith_mlir.kernels.cpu.activation import Kind, activation_call, activation_vjp_call
 from zenith_mlir.kernels.cpu.swiglu import Columns, swiglu_call, swiglu_vjp_call
@@ -202,7 +200,7 @@ def test_gated_values_that_are_not_finite(value: float) -> None:
         judge(one, *(gated_gradients(arrays, g, Kind.SILU, d)[i] for d in (F64, F32)), terms=30)
 
 
-# Threads and instruction sets
+# Threads
 
 
 def test_concurrent_calls() -> None:
@@ -220,12 +218,6 @@ def test_concurrent_calls() -> None:
         thread.join(timeout=60)
     for i in range(8):
         np.testing.assert_array_equal(results[i], expected)
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "gradients or special or shapes or (gated and bfloat16)")
 
 
 # Refusals

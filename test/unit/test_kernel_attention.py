@@ -6,7 +6,6 @@ rounds its probabilities too, as a program in bfloat16 does.
 """
 
 import dataclasses
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isa_subprocess import INSTRUCTION_SETS, run_on
 
 from zenith_mlir.kernels import cpu
 from zenith_mlir.kernels.cpu import library
@@ -509,7 +507,7 @@ def test_sizes(size: float) -> None:
     problem.check()
 
 
-# Threads and instruction sets
+# Threads
 
 
 def test_concurrent_calls() -> None:
@@ -527,17 +525,6 @@ def test_concurrent_calls() -> None:
         thread.join(timeout=60)
     for i in range(8):
         np.testing.assert_array_equal(results[i], expected)
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
-def test_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(
-        isa,
-        __file__,
-        "-k",
-        "dtypes or test_steps or ragged or few_queries or bfloat16 or fully_masked or sizes",
-    )
 
 
 # Refusals

@@ -7,9 +7,9 @@ which needs no compiler and judges most programs here. A test holds the two toge
 """
 
 import dataclasses
-import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isa_subprocess import INSTRUCTION_SETS, run_on
 
 from zenith_mlir.dialects import attention, attention_vjp
 from zenith_mlir.dialects.attention import AttentionSpec, Step
@@ -201,7 +200,7 @@ def test_residuals_of_the_forward(modifiers: tuple[tuple[str, str], ...], steps:
     problem = Problem(modifiers=modifiers, steps=steps)
     got = jax.jit(attention_implementation.build(problem.forward_request))(*problem.roles)
     with jax.enable_x64(True):
-        exact = attention.reference(problem.spec.attention, *problem.roles, dtype=np.float64)
+        exact = jax.jit(partial(attention.reference, problem.spec.attention, dtype=np.float64))(*problem.roles)
     for mine, other in zip(got, exact, strict=True):
         assert mine.dtype == np.float32
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=2e-6 * np.abs(other).max())
@@ -592,7 +591,7 @@ def test_a_log_sum_exp_in_place_of_the_maximum() -> None:
         np.testing.assert_allclose(got, other, atol=2e-6)
 
 
-# Threads and instruction sets
+# Threads
 
 
 def test_the_same_bits_each_time_and_from_several_threads() -> None:
@@ -614,12 +613,6 @@ def test_the_same_bits_each_time_and_from_several_threads() -> None:
     for i in range(8):
         for got, first in zip(results[i], expected, strict=True):
             np.testing.assert_array_equal(got, first)
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
-def test_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "narrow_types or test_steps or ragged or layouts or the_logits_are")
 
 
 # Refusals of the implementation

@@ -5,7 +5,6 @@ place, and has NaN and infinities exactly where that has them.
 """
 
 import dataclasses
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isa_subprocess import INSTRUCTION_SETS, run_on
 
 from zenith_mlir.kernels.cpu.matmul import Opcode, Step, matmul_call
 from zenith_mlir.kernels.reference import matmul as reference
@@ -271,7 +269,7 @@ def test_sizes(size: float) -> None:
     problem.check()
 
 
-# Threads and instruction sets
+# Threads
 
 
 def test_concurrent_calls() -> None:
@@ -289,13 +287,6 @@ def test_concurrent_calls() -> None:
         thread.join(timeout=60)
     for i in range(8):
         np.testing.assert_array_equal(results[i], expected)
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS[:-1])
-def test_on_narrower_instruction_sets(isa: str) -> None:
-    chosen = "several_blocks or (dtypes and bfloat16) or (adversarial and equal) or stay or (ragged and 40)"
-    run_on(isa, __file__, "-k", chosen)
 
 
 # Refusals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from isa_subprocess import run_on
 from kernel_judge import judge
 
 from zenith_mlir.kernels.cpu.norm import norm_call, norm_vjp_call
@@ -164,7 +162,7 @@ def test_few_rows_and_none(shape: tuple[int, ...]) -> None:
         check(x), check_vjp(x, x)
 
 
-# Threads and instruction sets
+# Threads
 
 
 def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
@@ -181,12 +179,6 @@ def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
     together = np.asarray(jax.jit(lambda s: jnp.stack([gradients(s + 0.0 * i) for i in range(6)]))(s))
     for result in together:
         np.testing.assert_array_equal(result, alone)
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "131 or each_part or 9001 or 1500")
 
 
 # Refusals

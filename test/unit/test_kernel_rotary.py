@@ -1,13 +1,11 @@
 """The CPU rotary kernel against the plain formula in float64."""
 
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from isa_subprocess import run_on
 
 from zenith_mlir.kernels.cpu.rotary import rotary_call
 from zenith_mlir.kernels.reference import rotary as reference
@@ -16,6 +14,8 @@ pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore::RuntimeWarni
 
 DTYPES = ["float32", "bfloat16", "float16"]
 SIZES = {"b": 2, "t": 5, "h": 3}
+
+Problem = tuple[list[np.ndarray], dict[str, Any]]  # operands, and what rotary_call is told of them
 
 
 def strides(axes: str, columns: int, wanted: str) -> list[int]:
@@ -33,7 +33,7 @@ def problem(
     dtype: str = "float32",
     table_dtype: str = "float32",
     **flags: bool,
-) -> tuple[list[np.ndarray], dict[str, Any]]:
+) -> Problem:
     rng = np.random.default_rng(0)
     columns = rotated if full else rotated // 2
     x = rng.normal(size=[*(SIZES[a] for a in x_axes), features]).astype(jnp.dtype(dtype))
@@ -51,8 +51,19 @@ def problem(
     return arrays, arguments
 
 
-def check(arrays: list[np.ndarray], arguments: dict[str, Any]) -> np.ndarray:
-    got = np.asarray(jax.jit(lambda *x: rotary_call(*x, **arguments))(*arrays))
+def check(*problems: Problem) -> list[np.ndarray]:
+    """Judge the kernel on each problem; all are compiled as one program."""
+
+    def kernels(operands: list[list[Any]]) -> list[Any]:
+        return [rotary_call(*own, **arguments) for own, (_, arguments) in zip(operands, problems, strict=True)]
+
+    results = [np.asarray(x) for x in jax.jit(kernels)([arrays for arrays, _ in problems])]
+    for got, (arrays, arguments) in zip(results, problems, strict=True):
+        judge(got, arrays, arguments)
+    return results
+
+
+def judge(got: np.ndarray, arrays: list[np.ndarray], arguments: dict[str, Any]) -> None:
     assert got.dtype == arrays[0].dtype
     exact = reference.rotary(*arrays, **arguments)
     naive = reference.rotary(*arrays, **arguments, dtype=np.float32)
@@ -64,7 +75,6 @@ def check(arrays: list[np.ndarray], arguments: dict[str, Any]) -> np.ndarray:
     error = np.abs(wide - exact)[finite] - rounding * np.abs(exact[finite])
     bound = 2 * np.abs(naive - exact)[finite].max(initial=0) + 2.0**-24
     assert error.max(initial=0) <= bound
-    return got
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -72,25 +82,24 @@ def check(arrays: list[np.ndarray], arguments: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_pairings_and_types(dtype: str, table_dtype: str, interleaved: bool, transposed: bool) -> None:
-    for full in (False, True):
-        flags = {"full": full, "interleaved": interleaved, "transposed": transposed}
-        check(*problem(dtype=dtype, table_dtype=table_dtype, **flags))
+    flags = {"interleaved": interleaved, "transposed": transposed}
+    check(*(problem(dtype=dtype, table_dtype=table_dtype, full=full, **flags) for full in (False, True)))
 
 
 @pytest.mark.parametrize("rotated", [0, 2, 6, 14, 16, 30, 34, 62, 66, 100])
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_partial_and_ragged(rotated: int, interleaved: bool, dtype: str) -> None:
-    for features in (rotated, rotated + 1, rotated + 37):
-        for full in (False, True):
-            check(*problem(features=features, rotated=rotated, full=full, interleaved=interleaved, dtype=dtype))
+    given = {"rotated": rotated, "interleaved": interleaved, "dtype": dtype}
+    widths = (rotated, rotated + 1, rotated + 37)
+    check(*(problem(features=features, full=full, **given) for features in widths for full in (False, True)))
 
 
 @pytest.mark.parametrize("x_axes", ["bth", "bht", "thb", "t", ""])
 @pytest.mark.parametrize("table_axes", ["", "t", "bt", "th"])
 def test_layouts(x_axes: str, table_axes: str) -> None:
     if set(table_axes) <= set(x_axes):
-        check(*problem(x_axes, table_axes, features=20, rotated=12))
+        check(problem(x_axes, table_axes, features=20, rotated=12))
 
 
 def test_a_transposed_view_of_x() -> None:
@@ -99,7 +108,7 @@ def test_a_transposed_view_of_x() -> None:
     order = [0, 2, 1]
     for name in ("dims", "x_strides", "cos_strides", "sin_strides"):
         arguments[name] = [arguments[name][i] for i in order]
-    np.testing.assert_array_equal(check(arrays, arguments), check(*problem("bth")))
+    np.testing.assert_array_equal(*check((arrays, arguments), problem("bth")))
 
 
 def test_the_transposed_rotation_is_the_gradient() -> None:
@@ -115,7 +124,7 @@ def test_the_transposed_rotation_is_the_gradient() -> None:
 def test_values_that_are_not_finite(value: float, operand: int) -> None:
     arrays, arguments = problem(features=70)
     arrays[operand].reshape(-1)[[3, 40, 66]] = value
-    check(arrays, arguments)
+    check((arrays, arguments))
 
 
 def test_many_rows() -> None:
@@ -125,13 +134,7 @@ def test_many_rows() -> None:
     cos, sin = rng.normal(size=(2, 701, 8)).astype(np.float32)
     table = [0, 8, 0]
     arguments = {"dims": x.shape[:-1], "rotated": 16, "x_strides": [701 * 80, 80, 16]}
-    check([x, cos, sin], arguments | {"cos_strides": table, "sin_strides": table})
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "(pairings and not float16) or (partial and float32) or many")
+    check(([x, cos, sin], arguments | {"cos_strides": table, "sin_strides": table}))
 
 
 @pytest.mark.parametrize(

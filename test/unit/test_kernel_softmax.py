@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from isa_subprocess import run_on
 from kernel_judge import judge
 
 from zenith_mlir.kernels.cpu.softmax import softmax_call, softmax_vjp_call
@@ -93,12 +91,6 @@ def test_cotangents_that_are_not_finite(value: float, log: bool) -> None:
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0), (8,), (1, 1), (700, 129)])
 def test_few_rows_and_many(shape: tuple[int, ...]) -> None:
     check_vjp(check(draw(shape), False), draw(shape, seed=1), False)
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, "-k", "131 or scales or 777")
 
 
 def test_bad_arguments_raise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def test_a_block_has_the_numbers_of_a_plain_one() -> None:
     assert "zenith.attention_vjp" in {remark.op for remark in kernels.remarks if remark.kind == "passed"}
 
 
+@functools.cache
 def raised(function: Any, dtype: Any = jnp.float32) -> list[tuple[str, Any]]:
     """Name and spec of the composites of `function` once everything is raised, sorted by name."""
     module = zenith.trace(block.step(function), *inputs(dtype)).run(RAISING)
@@ -250,8 +252,8 @@ def run_on_four_devices(program: str) -> None:
     given = "import jax, jax.numpy as jnp, numpy as np\nfrom jax.sharding import PartitionSpec as P\n"
     given += "from test_ops_programs import *\nfrom test_ops_programs import attend, zenith\n"
     paths = [str(Path(__file__).parent), str(root / "test"), str(root / "examples"), str(root)]
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", given + textwrap.dedent(program)],
         env=os.environ | environment,

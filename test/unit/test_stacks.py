@@ -8,8 +8,8 @@ from jaxlib.mlir import ir
 
 import zenith_mlir as zenith
 from zenith_mlir.ir.facts import walk_named
-from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.stacks import NotStacked, Row, computable, loads, recompute, stored
+from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
+from zenith_mlir.ir.stacks import NotStacked, Row, add_stacks, computable, is_only_loaded, loads, recompute, stored
 
 # The first loop stacks y (a) and its sine's cosine (b); the second reads row 2 - i of b.
 TWO_LOOPS = """
@@ -204,3 +204,32 @@ def test_loops_are_not_repeated() -> None:
         with pytest.raises(NotStacked) as miss:
             recompute(loop, [last_row(loop)], anything)
         assert miss.value.op.name == "stablehlo.while"
+
+
+def test_a_loop_may_use_a_stack_that_it_is_not_given() -> None:
+    """As it is once values that a loop leaves unchanged were captured by its body."""
+    module = program()
+    before = computed(module)
+    reader = Loop(walk_named(module.operation, "stablehlo.while")[1])
+    with module.context:
+        capture_invariants(reader, range(len(reader.operands)))
+        drop_unused(reader)
+        loop = first_loop(module)
+        assert is_only_loaded(loop, last_row(loop))
+        assert recompute(loop, [last_row(loop)], anything) == 1
+    assert module.operation.verify()
+    np.testing.assert_allclose(computed(module), before, rtol=1e-6)
+
+
+def test_more_values_are_stacked() -> None:
+    """A value that is stacked on top lets a row be computed that nothing else determines."""
+    module = program(source="y")
+    before = computed(module)
+    with module.context:
+        loop = first_loop(module)
+        sine = next(op.operation for op in loop.body.operations if op.operation.name == "stablehlo.sine")
+        wide = add_stacks(loop, [sine.results[0], loop.body.arguments[1]])
+        assert [row.carry for row in stored(wide)] == [2, 3, 4, 5]
+        assert recompute(wide, [row for row in stored(wide) if row.carry in (2, 3)], anything) == 1
+    assert module.operation.verify()
+    np.testing.assert_allclose(computed(module), before, rtol=1e-6)

@@ -4,12 +4,10 @@ and a sweep of float32. The bounds are those that vec_math.h states.
 
 import ctypes
 import math
-import os
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from isa_subprocess import run_on
 
 from zenith_mlir.kernels.cpu import library
 
@@ -97,9 +95,3 @@ def test_ragged_lengths(n: int) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(KeyError, match="sine"):
         evaluate("sine", np.zeros(1, np.float32))
-
-
-@pytest.mark.skipif("ZENITH_CPU_ISA" in os.environ, reason="is the subprocess")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_this_file_on_narrower_instruction_sets(isa: str) -> None:
-    run_on(isa, __file__, every=1)

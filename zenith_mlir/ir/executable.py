@@ -97,9 +97,13 @@ class Executable:
         """As `jax.stages.Compiled.cost_analysis`: XLA's count of flops and bytes."""
         return dict(self._loaded.cost_analysis())
 
+    def hlo_modules(self) -> list[Any]:
+        """The optimised HLO, as `jax.stages.Compiled.runtime_executable().hlo_modules()`."""
+        return list(self._loaded.hlo_modules())
+
     def as_text(self) -> str:
         """The optimised HLO."""
-        return "\n\n".join(module.to_string() for module in self._loaded.hlo_modules())
+        return "\n\n".join(module.to_string() for module in self.hlo_modules())
 
     def _place(self, index: int, array: Any) -> jax.Array:
         """`array` on the executable's device, checked; a private copy if the executable consumes it."""

@@ -130,17 +130,51 @@ def _operands(op: ir.Operation) -> list[ir.Value]:
     return [value for each in (op, *walk(op)) for value in each.operands]
 
 
-def _with(loop: Loop, kept: Sequence[int]) -> Loop:
-    """The same loop with these of its values only."""
+def widened(loop: Loop, values: Sequence[ir.Value]) -> Loop:
+    """The same loop that carries `values` behind its own, unchanged from one iteration to the next."""
     old = loop.op
+    new = _like(old, [*old.operands, *values])
+    for region, block in zip(new.regions, (loop.cond, loop.body), strict=True):
+        target = _move_to(region, block, [value.type for value in new.operands])
+        if block == loop.body:
+            *_, terminator = [op.operation for op in target.operations]
+            extra = list(target.arguments)[len(old.operands) :]
+            with ir.InsertionPoint(terminator), terminator.location:
+                ir.Operation.create("stablehlo.return", operands=[*terminator.operands, *extra])
+            terminator.erase()
+    for before, after in zip(old.results, new.results, strict=False):
+        before.replace_all_uses_with(after)
+    old.erase()
+    return Loop(new)
+
+
+def _like(old: ir.Operation, operands: Sequence[ir.Value]) -> ir.Operation:
+    """A loop before `old` with its attributes, these operands and empty regions."""
     with ir.InsertionPoint(old), old.location:
-        new = ir.Operation.create(
+        return ir.Operation.create(
             old.name,
-            results=[old.results[i].type for i in kept],
-            operands=[old.operands[i] for i in kept],
+            results=[value.type for value in operands],
+            operands=list(operands),
             attributes={named.name: named.attr for named in _attributes(old)},
             regions=2,
         )
+
+
+def _move_to(region: ir.Region, block: ir.Block, types: Sequence[ir.Type]) -> ir.Block:
+    """Bring the operations of `block` to a new block of `region` whose first arguments stand for those of `block`."""
+    target: ir.Block = region.blocks.append(*types, arg_locs=[block.owner.operation.location] * len(types))
+    for before, after in zip(block.arguments, target.arguments, strict=False):
+        before.replace_all_uses_with(after)
+    for op in [op.operation for op in block.operations]:
+        op.detach_from_parent()
+        ir.InsertionPoint(target).insert(op)
+    return target
+
+
+def _with(loop: Loop, kept: Sequence[int]) -> Loop:
+    """The same loop with these of its values only."""
+    old = loop.op
+    new = _like(old, [old.operands[i] for i in kept])
     for region, block in zip(new.regions, (loop.cond, loop.body), strict=True):
         _move(block, region, kept, is_body=block == loop.body)
     for position, i in enumerate(kept):

@@ -11,7 +11,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
 
-__all__ = ["InputSpec", "input_specs", "numpy_dtype"]
+__all__ = ["InputSpec", "input_specs", "main_function", "numpy_dtype"]
 
 _DTYPES = {
     "i1": "bool",
@@ -53,7 +53,7 @@ def input_specs(module: ir.Module) -> list[InputSpec]:
     Raises:
         ZenithError: if there is no `main`, or it takes something that is no tensor.
     """
-    arguments = _main(module).regions[0].blocks[0].arguments
+    arguments = main_function(module).regions[0].blocks[0].arguments
     return [_spec(argument, index) for index, argument in enumerate(arguments)]
 
 
@@ -69,7 +69,12 @@ def numpy_dtype(type_: ir.Type) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, None) or name)
 
 
-def _main(module: ir.Module) -> ir.Operation:
+def main_function(module: ir.Module) -> ir.Operation:
+    """The function `main`.
+
+    Raises:
+        ZenithError: if there is none with a body.
+    """
     for view in module.body.operations:
         op = view.operation
         is_main = op.name == "func.func" and ir.StringAttr(op.attributes["sym_name"]).value == "main"

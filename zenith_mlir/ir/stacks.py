@@ -6,14 +6,23 @@ is read, from other values that are stacked too, so that its buffer goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.cones import cone
-from zenith_mlir.ir.facts import defined_by, defining_op, enclosing, shape, splat, users
-from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused
+from zenith_mlir.ir.facts import (
+    defined_by,
+    defining_op,
+    element_type,
+    enclosing,
+    shape,
+    splat,
+    splat_attribute,
+    users,
+)
+from zenith_mlir.ir.loops import Loop, capture_invariants, drop_unused, widened
 from zenith_mlir.ir.outline import clone_op
 
 
@@ -87,18 +96,28 @@ def _without_leading_one(row: ir.Value) -> ir.Value:
 
 
 def loads(loop: Loop, carry: int) -> Iterator[Load]:
-    """Where later loops read whole rows of result `carry`."""
-    row = (1, *shape(loop.op.results[carry])[1:])
-    for consumer in users(loop.op.results[carry]):
-        if consumer.name != "stablehlo.while" or consumer.block != loop.op.block:
-            continue
-        reader = Loop(consumer)
-        for i, operand in enumerate(consumer.operands):
-            if operand == loop.op.results[carry] and reader.is_invariant(i):
-                for op in users(reader.body.arguments[i]):
-                    whole = op.name == "stablehlo.dynamic_slice" and shape(op.results[0]) == row
-                    if whole and op.block == reader.body:
-                        yield Load(reader, op, op.operands[1], carry)
+    """Where later loops, which may be given the stack or simply use it, read whole rows of result `carry`."""
+    stack = loop.op.results[carry]
+    row = (1, *shape(stack)[1:])
+    for reader, read in _readers(loop, stack):
+        for op in users(read):
+            whole = op.name == "stablehlo.dynamic_slice" and shape(op.results[0]) == row
+            if whole and op.block == reader.body:
+                yield Load(reader, op, op.operands[1], carry)
+
+
+def _readers(loop: Loop, stack: ir.Value) -> Iterator[tuple[Loop, ir.Value]]:
+    """The loops behind `loop` in its block that read `stack`, and what it is called in their bodies."""
+    inside: dict[ir.Operation, None] = {}
+    for consumer in users(stack):
+        if consumer.name == "stablehlo.while" and consumer.block == loop.op.block:
+            reader = Loop(consumer)
+            same = (i for i, operand in enumerate(reader.operands) if operand == stack and reader.is_invariant(i))
+            yield from ((reader, reader.body.arguments[i]) for i in same)
+        around = enclosing(consumer, "stablehlo.while")
+        if around is not None and around.block == loop.op.block:
+            inside[around] = None
+    yield from ((Loop(op), stack) for op in inside)
 
 
 def recompute(loop: Loop, rows: Collection[Row], repeatable: Callable[[ir.Operation], bool]) -> int:
@@ -150,6 +169,8 @@ def restack(loop: Loop, row: Row, value: ir.Value, ops: Collection[ir.Operation]
 def _is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
     """Whether nothing but `ops`, in the bodies of later loops, reads `stack`."""
     for consumer in users(stack):
+        if consumer in ops:
+            continue
         if consumer.name != "stablehlo.while":
             return False
         reader = Loop(consumer)
@@ -161,6 +182,50 @@ def _is_read_by(stack: ir.Value, ops: Collection[ir.Operation]) -> bool:
                 if any(op not in ops for op in inside):
                     return False
     return True
+
+
+def is_only_loaded(loop: Loop, row: Row) -> bool:
+    """Whether nobody but later loops reads the stack of `row`, and those row by row."""
+    found = list(loads(loop, row.carry))
+    return bool(found) and _is_read_by(loop.op.results[row.carry], [load.op for load in found])
+
+
+def add_stacks(loop: Loop, values: Sequence[ir.Value]) -> Loop:
+    """The same loop, which stacks `values` of its body as well, in the rows that its counter says."""
+    if not values:
+        return loop
+    assert loop.counter is not None
+    counter, trip_count = loop.counter
+    own: dict[ir.Value, int] = {argument: i for i, argument in enumerate(loop.body.arguments)}
+    with ir.InsertionPoint(loop.op), loop.op.location:
+        empty = [_zeros([trip_count, *shape(value)], element_type(value)) for value in values]
+    wide = widened(loop, empty)
+    for i, value in enumerate(values, start=len(own)):
+        source = wide.body.arguments[own[value]] if value in own else value
+        wide.terminator.operands[i] = _with_row(wide, i, source, wide.body.arguments[counter])
+    return Loop(wide.op)
+
+
+def _zeros(sizes: Sequence[int], element: ir.Type) -> ir.Value:
+    type_ = ir.RankedTensorType.get(list(sizes), element)
+    attributes: dict[str, ir.Attribute] = {"value": splat_attribute(type_, 0)}
+    result: ir.Value
+    (result,) = ir.Operation.create("stablehlo.constant", results=[type_], attributes=attributes).results
+    return result
+
+
+def _with_row(loop: Loop, carry: int, value: ir.Value, index: ir.Value) -> ir.Value:
+    """Stack `carry` as an iteration gets it with `value` in row `index`."""
+    stack = loop.body.arguments[carry]
+    with ir.InsertionPoint(loop.terminator), loop.terminator.location:
+        row = _reshaped(value, ir.RankedTensorType.get([1, *shape(value)], element_type(value)))
+        zero = _zeros([], element_type(index))
+        starts = [index, *[zero] * len(shape(value))]
+        result: ir.Value
+        (result,) = ir.Operation.create(
+            "stablehlo.dynamic_update_slice", results=[stack.type], operands=[stack, row, *starts]
+        ).results
+    return result
 
 
 def _reshaped(value: ir.Value, type_: ir.Type) -> ir.Value:
@@ -220,9 +285,13 @@ def _cone(
     return cone([row.value], {row.index, *kept}, enter)
 
 
-_NOT_REPEATED = frozenset(
-    f"stablehlo.{name}" for name in ("while", "case", "if", "custom_call", "rng", "rng_bit_generator", "composite")
-)
+# Random bits have to stay the same, and values of the body that regions use would have to be exchanged inside of them.
+_NOT_REPEATED = frozenset(f"stablehlo.{name}" for name in ("while", "case", "if", "rng", "rng_bit_generator"))
+
+
+def is_plain(op: ir.Operation) -> bool:
+    """Whether `op` is an operation of StableHLO itself and calls nothing."""
+    return op.name not in ("stablehlo.custom_call", "stablehlo.composite")
 
 
 class _Iteration:

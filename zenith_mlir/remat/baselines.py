@@ -25,6 +25,8 @@ def segment_plans(problem: Problem) -> Iterator[Plan]:
     (Chen et al. 2016, "Training deep nets with sublinear memory cost", section 4.2).
     """
     n = problem.nodes
+    if not n:
+        return
     residual = np.zeros(n)
     residual[problem.needed] = problem.bytes[problem.needed]
     filled = np.cumsum(residual)

@@ -26,11 +26,13 @@ Seconds = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to run a stage: its forward in `forward_cost` seconds keeps `bytes` beside input and output of the stage,
-    from which its backward recomputes the rest in `backward_cost` seconds.
+    """A way to run `span` stages as one: the forward in `forward_cost` seconds keeps `bytes` beside the input of the
+    first and the output of the last, from which the backward recomputes the rest in `backward_cost` seconds. A mode
+    that is `alone` keeps nothing: its backward starts from the input, with nothing between forward and backward.
 
-    The peaks are bytes live at most in either, the input of the stage left out. That of the backward has all that is
-    live then, that of the forward lacks the stage's `base`.
+    The peaks are bytes live at most in either, the input left out. That of the backward has all that is live then, that
+    of the forward lacks the stages' `base`. No peak is below what the stages need that run one after the other and keep
+    nothing.
     """
 
     bytes: int
@@ -38,11 +40,13 @@ class Mode:
     backward_cost: float
     forward_peak: int
     backward_peak: int
+    span: int = 1
+    alone: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`modes[0]` keeps nothing: its backward starts from the input of the stage.
+    """The modes that begin with this stage. `modes[0]` is alone and of this stage only.
 
     `base` is what else is live while the forward first runs, `backward_base` when the backward of this stage begins and
     the stages before it may run again.
@@ -55,8 +59,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """Run the forward of stages `start` to `stop` - 1 and keep the input of `stop`; if it is one stage alone, also what
-    `mode` keeps. `before` is the stage whose backward comes next; None in the first forward.
+    """Run the forward of stages `start` to `stop` - 1 and keep the input of `stop`, and what the mode with the number
+    `mode` of stage `start` keeps. `before` is the stage whose backward comes next; None in the first forward.
     """
 
     start: int
@@ -67,7 +71,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Back:
-    """Run the backward of `stage`, whose forward has run in `mode`."""
+    """Run the backward of the stages of the mode with the number `mode` of `stage`."""
 
     stage: int
     mode: int
@@ -126,8 +130,8 @@ class ChainSolution:
         return (np.asarray(sizes) + self.slot_bytes // 2) // self.slot_bytes
 
     def _kept(self, s: int, mode: Mode) -> int:
-        """Slots that wait for the backward of s while the stages after it run."""
-        return int(self._slots(mode.bytes) + self.inputs[s, s + 1])
+        """Slots that wait for the backward of a mode while the stages after it run."""
+        return int(self._slots(mode.bytes) + self.inputs[s, s + mode.span])
 
     def _forward_peaks(self, s: int, end: int) -> NDArray[np.int64]:
         """Bytes live, at the least, in the forward of each stage from s to `end` - 1 when it starts at s."""
@@ -135,24 +139,33 @@ class ChainSolution:
         peaks[1:] += self.chain.passing[s, s + 1 : end]
         return peaks
 
+    def _from(self, least: NDArray[np.int64] | int, seconds: float) -> Seconds:
+        """`seconds` where there is memory for `least` bytes, infinity below."""
+        return np.where(self.memory < self._slots(least)[..., None], np.float32(np.inf), np.float32(seconds))
+
     def _fill_again(self, s: int) -> None:
         """R(s, t, m) for all t and m."""
         stages = self.chain.stages
-        # rows[t - s]. The backward of the last stage is never reached again, so that it is no t.
+        last = len(stages) - 1
+        # rows[t - s]. The last stage is no t: its backward follows its first forward.
         rows = self.again[s, s:-1]
-        alone = stages[s].modes[0]
-        rows[0] = self._from(alone.backward_peak, alone.backward_cost)
-        bases = np.array([stage.backward_base for stage in stages[s + 1 : -1]], np.int64)
-        for mode in stages[s].modes[1:]:
-            kept = self._kept(s, mode)
-            least = np.maximum(mode.backward_peak, mode.forward_peak + bases)
-            cost = self._from(least, mode.forward_cost + mode.backward_cost)[:, kept:]
-            cost += _less(self.again[s + 1, s + 1 : -1], kept)
-            np.minimum(rows[1:, kept:], cost, out=rows[1:, kept:])
+        for mode in stages[s].modes:
+            after = s + mode.span
+            if mode.alone and after <= last:
+                cost = self._from(mode.backward_peak, mode.backward_cost)
+                np.minimum(rows[mode.span - 1], cost, out=rows[mode.span - 1])
+            elif not mode.alone and after < last:
+                kept = self._kept(s, mode)
+                bases = np.array([stage.backward_base for stage in stages[after:last]], np.int64)
+                least = np.maximum(mode.backward_peak, mode.forward_peak + bases)
+                cost = self._from(least, mode.forward_cost + mode.backward_cost)[:, kept:]
+                cost += _less(self.again[after, after:-1], kept)
+                np.minimum(rows[mode.span :, kept:], cost, out=rows[mode.span :, kept:])
         # What the forward up to t needs whatever it keeps.
-        passing = self._from(np.maximum.accumulate(self._forward_peaks(s, len(stages) - 2)) + bases, 0.0)
+        bases = np.array([stage.backward_base for stage in stages[s + 1 : last]], np.int64)
+        passing = self._from(np.maximum.accumulate(self._forward_peaks(s, last - 1)) + bases, 0.0)
         buffer = np.empty_like(rows)
-        for stop in range(s + 1, s + len(rows)):
+        for stop in range(s + 1, last):
             # What ends before `stop` is done last, and before it whatever starts there, up to any t.
             kept = int(self.inputs[s, stop])
             later = _less(self.again[stop, stop:-1], kept)
@@ -161,46 +174,44 @@ class ChainSolution:
             np.minimum(rows[stop - s :, kept:], sums, out=rows[stop - s :, kept:])
             rows[stop - s] += passing[stop - s - 1]
 
-    def _from(self, least: NDArray[np.int64] | int, seconds: float) -> Seconds:
-        """`seconds` where there is memory for `least` bytes, infinity below."""
-        return np.where(self.memory < self._slots(least)[..., None], np.float32(np.inf), np.float32(seconds))
-
     def _first_choices(self, s: int) -> Iterator[tuple[int, int, int, Seconds]]:
         """What the first forward can do at stage s: stop and mode of its run, the slots that it keeps, and the seconds
         of all that comes after, for each memory from those slots on.
         """
         stages = self.chain.stages
-        last = len(stages) - 1
-        peaks = self._forward_peaks(s, last) + np.array([stage.base for stage in stages[s:last]], np.int64)
+        end = len(stages)
+        bases = np.array([stage.base for stage in stages[s:]], np.int64)
+        peaks = self._forward_peaks(s, end - 1) + bases[: end - 1 - s]
         passing = self._from(int(peaks.max(initial=0)), 0.0)
         for number, mode in enumerate(stages[s].modes):
-            least = max(mode.backward_peak, mode.forward_peak + stages[s].base)
-            if s == last:
-                yield s + 1, number, 0, self._from(least, mode.backward_cost)
-            elif number:
+            after = s + mode.span
+            own = self._from(max(mode.backward_peak, mode.forward_peak + bases[: mode.span].max()), mode.backward_cost)
+            if after == end:
+                yield after, number, 0, own
+            elif not mode.alone and after < end:
                 kept = self._kept(s, mode)
-                own = self._from(least, mode.backward_cost) + passing
-                yield s + 1, number, kept, own[kept:] + _less(self.first[s + 1], kept)
-        for stop in range(s + 1, last + 1):
+                yield after, number, kept, (own + passing)[kept:] + _less(self.first[after], kept)
+        for stop in range(s + 1, end):
             kept = int(self.inputs[s, stop])
             yield stop, 0, kept, (self.again[s, stop - 1] + passing)[kept:] + _less(self.first[stop], kept)
 
     def _first_moves(self, s: int, slots: int) -> Iterator[Run | Back]:
+        end = len(self.chain.stages)
         choices = [choice for choice in self._first_choices(s) if choice[2] <= slots]
         stop, mode, kept, _ = min(choices, key=lambda choice: float(choice[3][slots - choice[2]]))
         yield Run(s, stop, mode, None)
-        if stop < len(self.chain.stages):
+        if stop < end:
             yield from self._first_moves(stop, slots - kept)
-        if mode or stop == len(self.chain.stages):
+        if mode or stop == end:
             yield Back(s, mode)
         else:
             yield from self._again_moves(s, stop - 1, slots)
 
     def _again_moves(self, s: int, t: int, slots: int) -> Iterator[Run | Back]:
-        if s == t:
-            yield Back(s, 0)
-            return
         stop, mode, kept = min(self._again_choices(s, t, slots))[1:]
+        if stop > t:
+            yield Back(s, mode)
+            return
         yield Run(s, stop, mode, t)
         yield from self._again_moves(stop, t, slots - kept)
         yield from [Back(s, mode)] if mode else self._again_moves(s, stop - 1, slots)
@@ -208,12 +219,17 @@ class ChainSolution:
     def _again_choices(self, s: int, t: int, slots: int) -> Iterator[tuple[float, int, int, int]]:
         """Seconds, stop, mode and slots kept of what R(s, t, slots) is the minimum of."""
         stages = self.chain.stages
-        for number, mode in enumerate(stages[s].modes[1:], 1):
-            kept = self._kept(s, mode)
-            least = max(mode.backward_peak, mode.forward_peak + stages[t].backward_base)
-            if slots >= kept and slots >= self._slots(least):
-                cost = mode.forward_cost + mode.backward_cost + self.again[s + 1, t, slots - kept]
-                yield float(cost), s + 1, number, kept
+        for number, mode in enumerate(stages[s].modes):
+            after = s + mode.span
+            if mode.alone:
+                if after == t + 1 and slots >= self._slots(mode.backward_peak):
+                    yield mode.backward_cost, after, number, 0
+            elif after <= t:
+                kept = self._kept(s, mode)
+                least = max(mode.backward_peak, mode.forward_peak + stages[t].backward_base)
+                if slots >= kept and slots >= self._slots(least):
+                    cost = mode.forward_cost + mode.backward_cost + self.again[after, t, slots - kept]
+                    yield float(cost), after, number, kept
         for stop in range(s + 1, t + 1):
             kept = int(self.inputs[s, stop])
             if slots >= kept:

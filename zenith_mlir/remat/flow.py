@@ -8,6 +8,7 @@ import numpy as np
 from jaxlib.mlir import ir
 from numpy.typing import NDArray
 
+from zenith_mlir.ir.loops import Loop
 from zenith_mlir.remat.kinds import FREE, VIEWS, bytes_of, outer_operands
 
 __all__ = ["Flow"]
@@ -60,4 +61,10 @@ class Flow:
 def _bytes(op: ir.Operation, returned: set[ir.Value]) -> int:
     if op.name in FREE | VIEWS:
         return 0
-    return sum(bytes_of(result.type) for result in op.results if result not in returned)
+    # What an iteration of a loop leaves as it was lies where the operand does.
+    loop = Loop(op) if op.name == "stablehlo.while" else None
+    return sum(
+        bytes_of(result.type)
+        for i, result in enumerate(op.results)
+        if result not in returned and (loop is None or not loop.is_invariant(i))
+    )

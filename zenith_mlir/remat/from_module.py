@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from jaxlib.mlir import ir
-from numpy.typing import NDArray
 
 from zenith_mlir.ir.facts import defining_op
-from zenith_mlir.remat.costs import Rates, flops
+from zenith_mlir.remat.costs import Rates
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.fusion import Fused
 from zenith_mlir.remat.kinds import FREE, repeatable
 from zenith_mlir.remat.partition import forward_length
 from zenith_mlir.remat.problem import Problem
+from zenith_mlir.remat.workspace import live_bytes, workspace
 
 __all__ = ["Program", "program_of"]
 
@@ -38,11 +37,10 @@ class Program:
         i = None if op is None else self.flow.number.get(op)
         return None if i is None or self.fused.is_anchor[i] or self.flow.ops[i].name in FREE else op
 
-    def is_forward(self, value: ir.Value) -> bool:
-        """Whether an operation of the forward computes `value`."""
+    def is_backward(self, value: ir.Value) -> bool:
+        """Whether an operation of the backward computes `value`."""
         op = defining_op(value)
-        i = None if op is None else self.flow.number.get(op)
-        return i is not None and i < self.length
+        return op is not None and self.flow.number.get(op, -1) >= self.length
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether `value` is a constant or counts."""
@@ -60,40 +58,43 @@ def program_of(block: ir.Block, module: ir.Operation, rates: Rates) -> Program:
     # Behind the last use of a forward value one more step stands for the rest of the backward.
     backward = [i for i in anchors if i >= length]
     steps = [i for i in backward if any(j < length for j in fused.operands[i])]
+    backward = _as_soon_as_possible(fused, backward, steps)
     number = {i: n for n, i in enumerate(nodes)}
     problem = Problem.of(
-        cost=[_seconds(fused, i, module, rates) for i in nodes],
+        cost=[fused.seconds(i, module, rates) for i in nodes],
         bytes=[int(flow.bytes[i]) for i in nodes],
         operands=[sorted(number[j] for j in fused.operands[i]) for i in nodes],
         uses=[*(sorted(number[j] for j in fused.operands[i] if j < length) for i in steps), []],
         repeatable=[all(repeatable(flow.ops[j]) for j in (i, *fused.inside[i])) for i in nodes],
-        backward_base=_backward_base(fused, backward, steps, length),
+        forward_base=[workspace(flow.ops[i]) for i in nodes],
+        backward_base=_backward_base(fused, backward, steps),
         names=[flow.ops[i].name for i in nodes],
     )
     return Program(problem, flow, fused, nodes, steps, length)
 
 
-def _seconds(fused: Fused, i: int, module: ir.Operation, rates: Rates) -> float:
-    """Time of the loop of anchor i."""
-    flow = fused.flow
-    work = sum(flops(flow.ops[j], module) for j in (i, *fused.inside[i]))
-    traffic = flow.bytes[i] + sum(flow.bytes[j] for j in fused.operands[i])
-    return float(work / rates.flops + traffic / rates.bytes)
+def _as_soon_as_possible(fused: Fused, backward: list[int], steps: list[int]) -> list[int]:
+    """`backward` with what no later step waits for (the update of a weight, at the end of the program) directly behind
+    what it reads, as XLA's schedulers have it to free memory.
+    """
+    is_waited_for: set[int] = set()
+    stack = list(steps)
+    while stack:
+        i = stack.pop()
+        if i not in is_waited_for:
+            is_waited_for.add(i)
+            stack.extend(j for j in fused.operands[i] if j >= backward[0])
+    when: dict[int, int] = {}
+    for i in backward:
+        reads = [when[j] for j in fused.operands[i] if j in when]
+        when[i] = i if i in is_waited_for or not reads else max(reads)
+    return sorted(backward, key=lambda i: (when[i], i))
 
 
-def _backward_base(fused: Fused, backward: list[int], steps: list[int], length: int) -> list[int]:
+def _backward_base(fused: Fused, backward: list[int], steps: list[int]) -> list[int]:
     """Bytes of the backward's own values at each step and in what runs between it and the step before."""
+    live = live_bytes(fused, backward)
     position = {i: n for n, i in enumerate(backward)}
-    last = [len(backward) - 1 if i in fused.flow.returned else n for n, i in enumerate(backward)]
-    for n, i in enumerate(backward):
-        for j in fused.operands[i]:
-            if j >= length:
-                last[position[j]] = max(n, last[position[j]])
-    sizes = fused.flow.bytes[backward]
-    changes = np.zeros(len(backward) + 1, np.int64)
-    np.add.at(changes, np.arange(len(backward)), sizes)
-    np.subtract.at(changes, np.array(last, np.int64) + 1, sizes)
-    live: NDArray[np.int64] = np.cumsum(changes[:-1])
     ends = [position[i] + 1 for i in steps] + [len(backward)]
     starts = [0, *ends[:-1]]
     return [int(live[a:b].max(initial=0)) for a, b in zip(starts, ends, strict=True)]

@@ -7,6 +7,9 @@ into every user that is a loop itself, expensive ones only where that does not r
 
 from __future__ import annotations
 
+from jaxlib.mlir import ir
+
+from zenith_mlir.remat.costs import Rates, flops
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.kinds import EXPENSIVE, FREE, FUSED
 
@@ -64,3 +67,10 @@ class Fused:
             else:
                 self.inside[anchor].append(i)
                 stack.extend(reversed(self.flow.operands[i]))
+
+    def seconds(self, anchor: int, module: ir.Operation, rates: Rates) -> float:
+        """Time of the loop of `anchor` in a module: what it computes, and what it reads and writes."""
+        flow = self.flow
+        work = sum(flops(flow.ops[i], module) for i in (anchor, *self.inside[anchor]))
+        traffic = flow.bytes[anchor] + sum(flow.bytes[i] for i in self.operands[anchor])
+        return float(work / rates.flops + traffic / rates.bytes)

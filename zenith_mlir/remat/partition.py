@@ -14,21 +14,22 @@ from numpy.typing import NDArray
 
 from zenith_mlir.ir.facts import is_float
 from zenith_mlir.remat.flow import Flow
+from zenith_mlir.remat.kinds import FREE
 
 __all__ = ["forward_length"]
 
 
 def forward_length(flow: Flow) -> int:
-    """How many operations, the first ones of `flow`, are the forward.
+    """How many operations, the first ones of `flow`, are the forward; 0 if there is no backward.
 
     The loss is a scalar of floating point that the program returns. Where it returns several (a learning rate, a norm
     of gradients), it is the first at whose end about as many bytes wait for users as anywhere. Where it returns none,
-    the forward ends where most bytes wait.
+    the backward starts with the first operation that JAX says is transposed.
     """
-    waiting = _waiting_bytes(flow)
     ends = sorted({end for i in _scalars(flow) if (end := _end(flow, i))})
     if not ends:
-        return int(waiting.argmax())
+        return next((i for i, op in enumerate(flow.ops) if _is_transposed(op)), 0)
+    waiting = _waiting_bytes(flow)
     enough = max(waiting[end] for end in ends) / 2
     return next(end for end in ends if waiting[end] >= enough)
 
@@ -62,6 +63,11 @@ def _end(flow: Flow, loss: int) -> int:
     inside = _ancestors(flow, loss)
     shared = (i for i in inside if i != loss and any(user not in inside for user in flow.users[i]))
     return max(shared, default=-1) + 1
+
+
+def _is_transposed(op: ir.Operation) -> bool:
+    """Whether JAX made `op` by transposing, as the path of names in its location has it."""
+    return op.name not in FREE and "transpose(jvp(" in str(op.location)
 
 
 def _ancestors(flow: Flow, i: int) -> set[int]:

@@ -42,15 +42,18 @@ def apply(program: Program, plan: Plan) -> None:
 
 def _batches(program: Program, plan: Plan) -> dict[int, tuple[list[ir.Operation], list[ir.Operation]]]:
     """By operation of the backward what is repeated before it, and the operations from there on to the next such that
-    read values of the forward.
+    read nothing of the backward: XLA might run them as early as it likes.
     """
+    flow, fused = program.flow, program.fused
+    again = dict(zip(program.steps, plan.recompute, strict=False))
     batches: dict[int, tuple[list[ir.Operation], list[ir.Operation]]] = {}
     readers: list[ir.Operation] = []
-    for i, batch in zip(program.steps, plan.recompute, strict=False):
-        if batch:
+    for i in range(program.length, len(flow.ops)):
+        if again.get(i):
             readers = []
-            batches[i] = ([program.flow.ops[program.nodes[n]] for n in batch], readers)
-        readers.append(program.flow.ops[i])
+            batches[i] = ([flow.ops[program.nodes[n]] for n in again[i]], readers)
+        if i in again or (fused.is_anchor[i] and not fused.operands[i]):
+            readers.append(flow.ops[i])
     return batches
 
 
@@ -62,10 +65,10 @@ def _recompute(
     cotangents: Sequence[ir.Value],
 ) -> dict[ir.Value, ir.Value]:
     """Repeat `ops` at the insertion point, from the `latest` values of what they read and after `cotangents`; returns
-    what stands for their results, for these, and for other values of the forward that `readers` read.
+    what stands for their results, for these, and for what else of the forward and of the arguments `readers` read.
     """
     again = {result for op in ops for result in op.results}
-    kept = [value for value in _leaves(program, readers) if program.is_forward(value)]
+    kept = [value for value in _leaves(program, readers) if not program.is_backward(value)]
     leaves = [value for value in dict.fromkeys([*_leaves(program, ops), *kept]) if value not in again]
     before = _Reader(program, latest)
     read = [before.of(value) for value in (*leaves, *cotangents)]
@@ -73,8 +76,7 @@ def _recompute(
     reader = _Reader(program, behind)
     for op in ops:
         reader.repeat(op)
-    standing = (*again, *cotangents, *(leaf for leaf in leaves if program.is_forward(leaf)))
-    return {value: reader.of(value) for value in standing}
+    return {value: reader.of(value) for value in (*again, *cotangents, *leaves)}
 
 
 def _barrier(values: Sequence[ir.Value]) -> list[ir.Value]:

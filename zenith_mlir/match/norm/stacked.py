@@ -8,7 +8,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import shape
 from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.stacks import NotStacked, computable, loads, recompute, restack, stored
+from zenith_mlir.ir.stacks import NotStacked, computable, is_plain, loads, recompute, restack, stored
 from zenith_mlir.match.norm.forward import Parts
 from zenith_mlir.match.norm.site import between
 from zenith_mlir.match.norm.statistics import Statistics
@@ -43,4 +43,4 @@ def _size(value: ir.Value) -> int:
 
 
 def _is_cheap(op: ir.Operation) -> bool:
-    return op.name != "stablehlo.dot_general"
+    return is_plain(op) and op.name != "stablehlo.dot_general"

@@ -8,7 +8,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import shape, users
 from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.stacks import computable, loads, recompute, stored
+from zenith_mlir.ir.stacks import computable, is_plain, loads, recompute, stored
 from zenith_mlir.match.attention.site import Site
 
 
@@ -28,7 +28,7 @@ def recompute_stacked(loop: Loop, site: Site) -> int:
         return 0
 
     def repeatable(op: ir.Operation) -> bool:
-        return op.name != "stablehlo.dot_general" or op == scores
+        return is_plain(op) and (op.name != "stablehlo.dot_general" or op == scores)
 
     large = [row for row in read if row not in between and math.prod(shape(row.value)) == extent]
     masks = [row for row in computable(loop, [*between, *large], repeatable) if row in large]
