@@ -19,7 +19,7 @@ from zenith_mlir.memory.sizes import Budget, SizeError
 from zenith_mlir.remat import checkpoint as checkpoint_module
 from zenith_mlir.remat.apply import run_segments
 from zenith_mlir.remat.choose import choose
-from zenith_mlir.remat.program import Program
+from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.rates import RATES
 from zenith_mlir.remat.solve import Infeasible
 

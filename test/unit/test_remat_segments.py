@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zenith_mlir.remat.from_program import problem_of_program
-from zenith_mlir.remat.program import Program
+from zenith_mlir.remat.from_lines import problem_of_program
+from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.rates import RATES
 from zenith_mlir.remat.schedule import keep_all, lazily, simulate
 from zenith_mlir.remat.segments import Segments

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zenith_mlir.memory.sizes import Budget
-from zenith_mlir.remat.from_program import problem_of_program
-from zenith_mlir.remat.program import Program
+from zenith_mlir.remat.from_lines import problem_of_program
+from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.rates import Rates
 from zenith_mlir.remat.schedule import Plan, Timeline, keep_all, simulate
 from zenith_mlir.remat.segments import Segments

@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir.ir.jaxprs import at_source
-from zenith_mlir.remat.program import Line, Program
+from zenith_mlir.remat.lines import Line, Program
 
 __all__ = ["run_named"]
 

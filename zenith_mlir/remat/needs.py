@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from zenith_mlir.remat.flat_jaxpr import nbytes
-from zenith_mlir.remat.program import Line, Program
+from zenith_mlir.remat.lines import Line, Program
 
 __all__ = ["Needs", "NeedsOf", "inner_jaxprs"]
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from zenith_mlir.remat.from_jaxpr import _STANDS_ALONE
-from zenith_mlir.remat.from_program import Level
+from zenith_mlir.remat.from_lines import Level
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan
 

@@ -17,10 +17,10 @@ from zenith_mlir.errors import OptionError
 from zenith_mlir.memory.sizes import Budget
 from zenith_mlir.remat.chain import Back, Chain, Mode, Run, Stage
 from zenith_mlir.remat.flat_jaxpr import nbytes
-from zenith_mlir.remat.from_program import problem_of_program
+from zenith_mlir.remat.from_lines import problem_of_program
 from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.program import Program
+from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.rates import rates_here
 from zenith_mlir.remat.schedule import Plan, keep_all, simulate
 from zenith_mlir.remat.solve import Infeasible
