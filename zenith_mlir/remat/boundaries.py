@@ -71,18 +71,17 @@ class Boundaries:
             result[:t, t] = sums[np.searchsorted(crossing, positions[:t])]
         return result
 
-    def choose(self, most: int) -> Indices:
-        """At most `most` positions, 0 first: where the fewest bytes cross for a while, with some backward between any
-        two, spread evenly over the residual bytes where there are too many.
+    def choose(self, most: int, thinned: int) -> Indices:
+        """Where the fewest bytes cross for a while, with some backward between any two, and 0 first: all positions if
+        there are at most `most`, else about `thinned`, spread evenly over the residual bytes.
         """
         problem = self.problem
-        low = self._lowest()
-        chosen = self._apart(low)
+        chosen = self._apart(self._lowest())
         if len(chosen) >= most:
             filled = np.zeros(problem.nodes, np.int64)
             filled[problem.needed] = problem.bytes[problem.needed]
             filled = np.cumsum(filled)
-            bucket = (filled[chosen - 1] * (most - 1)) // (filled[-1] + 1)
+            bucket = (filled[chosen - 1] * (thinned - 1)) // (filled[-1] + 1)
             order = np.lexsort((self.bytes[chosen], bucket))
             chosen = np.sort(chosen[order[np.unique(bucket[order], return_index=True)[1]]])
         return np.append(0, chosen)

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.remat.problem import Problem
 
-__all__ = ["Choice", "choose", "scipy_graph"]
+__all__ = ["Choice", "Closure", "scipy_graph"]
 
 Seconds = NDArray[np.float64]
 
 # scipy's flows are of 32 bits. No flow exceeds what keeping all that is needed costs, which becomes this.
 _LARGEST = 2**30
+_INFINITE = _LARGEST + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,47 +55,53 @@ def scipy_graph() -> Any:
     return csgraph
 
 
-def choose(problem: Problem, keep: Seconds, again: Seconds) -> Choice:
-    """The choice with the least sum of `keep[i]` over kept and `again[i]` over recomputed values.
+class Closure:
+    """The graph of a problem, to be cut at many prices."""
 
-    Infinite prices forbid. A value that is not `repeatable` is never recomputed.
+    def __init__(self, problem: Problem):
+        self._csgraph = scipy_graph()
+        n, needed, rows = problem.nodes, problem.needed, problem.operand_rows
+        self.problem = problem
+        nodes = np.arange(n)
+        # A(i) is vertex i, R(i) is n + i.
+        source, sink = 2 * n, 2 * n + 1
+        tails = np.concatenate([np.full(len(needed), source), nodes, n + nodes, n + rows.rows])
+        heads = np.concatenate([needed, n + nodes, np.full(n, sink), rows.values])
+        order = np.lexsort((heads, tails))
+        starts = np.searchsorted(tails[order], np.arange(2 * n + 3))
+        self._structure = heads[order].astype(np.int32), starts.astype(np.int32)
+        self._capacities = np.full(len(tails), _INFINITE, np.int32)
+        edges = np.argsort(order)
+        self._keep = edges[len(needed) : len(needed) + n]
+        self._again = edges[len(needed) + n : len(needed) + 2 * n]
 
-    Raises:
-        ZenithError: if scipy is not installed, or keeping some needed value is forbidden: then there may be no choice.
-    """
-    csgraph = scipy_graph()
-    from scipy.sparse import csr_array
+    def choose(self, keep: Seconds, again: Seconds) -> Choice:
+        """The choice with the least sum of `keep[i]` over kept and `again[i]` over recomputed values.
 
-    n, needed = problem.nodes, problem.needed
-    everything = float(keep[needed].sum())
-    if not np.isfinite(everything):
-        raise ZenithError("expected a finite price for keeping each value that a step uses")
-    unit = _LARGEST / everything if everything > 0 else 1.0
-    infinite = _LARGEST + 1
+        Infinite prices forbid. A value that is not `repeatable` is never recomputed.
 
-    def whole(prices: Seconds) -> NDArray[np.int32]:
-        # Rounded down, so that the flow is a bound.
-        return np.minimum(np.floor(prices * unit), infinite).astype(np.int32)
+        Raises:
+            ZenithError: if keeping some needed value is forbidden: then there may be no choice.
+        """
+        from scipy.sparse import csr_array
 
-    nodes, rows = np.arange(n), problem.operand_rows
-    # A(i) is vertex i, R(i) is n + i.
-    source, sink = 2 * n, 2 * n + 1
-    tails = np.concatenate([np.full(len(needed), source), nodes, n + nodes, n + rows.rows])
-    heads = np.concatenate([needed, n + nodes, np.full(n, sink), rows.values])
-    capacities = np.concatenate(
-        [
-            np.full(len(needed), infinite, np.int32),
-            whole(keep),
-            np.where(problem.repeatable, whole(again), infinite).astype(np.int32),
-            np.full(len(rows.values), infinite, np.int32),
-        ]
-    )
-    graph = csr_array((capacities, (tails, heads)), shape=(2 * n + 2, 2 * n + 2))
-    result = csgraph.maximum_flow(graph, source, sink)
-    residual = graph - result.flow
-    residual.data = np.maximum(residual.data, 0)
-    residual.eliminate_zeros()
-    reached = np.zeros(2 * n + 2, bool)
-    reached[csgraph.breadth_first_order(residual, source, return_predecessors=False)] = True
-    there, recomputed = reached[:n], reached[n : 2 * n]
-    return Choice(there & ~recomputed, recomputed, result.flow_value / unit)
+        n = self.problem.nodes
+        everything = float(keep[self.problem.needed].sum())
+        if not np.isfinite(everything):
+            raise ZenithError("expected a finite price for keeping each value that a step uses")
+        unit = _LARGEST / everything if everything > 0 else 1.0
+
+        def whole(prices: Seconds) -> NDArray[np.int32]:
+            # Rounded down, so that the flow is a bound.
+            return np.minimum(np.floor(prices * unit), _INFINITE).astype(np.int32)
+
+        data = self._capacities.copy()
+        data[self._keep] = whole(keep)
+        data[self._again] = np.where(self.problem.repeatable, whole(again), _INFINITE)
+        graph = csr_array((data, *self._structure), shape=(2 * n + 2, 2 * n + 2))
+        result = self._csgraph.maximum_flow(graph, 2 * n, 2 * n + 1)
+        reached = np.zeros(2 * n + 2, bool)
+        # What is left of the capacities leads there.
+        reached[self._csgraph.breadth_first_order(graph - result.flow, 2 * n, return_predecessors=False)] = True
+        there, recomputed = reached[:n], reached[n : 2 * n]
+        return Choice(there & ~recomputed, recomputed, result.flow_value / unit)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zenith_mlir.remat.closure import choose
+from zenith_mlir.remat.closure import Closure
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan, lazily
 
 __all__ = ["Corner", "Hull", "cut_plans"]
 
+Flags = NDArray[np.bool_]
+
 
 @dataclass(frozen=True, eq=False)
 class Corner:
-    """The cheapest choice at `price` seconds a byte. No choice has less seconds + price * bytes than `value`."""
+    """The cheapest choice at `price` seconds a byte: what is kept, what goes to the host (`away`), what is computed
+    `again`; none of them what is not needed. No choice has less seconds + price * bytes than `value`.
+    """
 
     price: float
-    keep: NDArray[np.bool_]
-    away: NDArray[np.bool_]
+    keep: Flags
+    away: Flags
+    again: Flags
     bytes: float
     cost: float
     value: float
@@ -42,9 +47,12 @@ class Hull:
     def __init__(self, problem: Problem, *, offload: bool = False, cuts: int = 24):
         self.problem = problem
         self.offload = offload
+        # By rising bytes.
         self.corners: list[Corner] = []
         if len(problem.needed):
+            self._closure = Closure(problem)
             self._explore(cuts)
+            self.corners.sort(key=lambda corner: (corner.bytes, corner.cost))
 
     def _explore(self, cuts: int) -> None:
         total = float(self.problem.cost.sum())
@@ -55,7 +63,7 @@ class Hull:
         for serial in range(1, 2 * cuts, 2):
             if not heap:
                 break
-            *_, few, many = heapq.heappop(heap)
+            *_, many, few = heapq.heappop(heap)
             if many.bytes <= few.bytes or few.cost <= many.cost:
                 continue
             middle = self._corner((few.cost - many.cost) / (many.bytes - few.bytes))
@@ -66,30 +74,66 @@ class Hull:
     def _between(self, many: Corner, few: Corner, serial: int) -> tuple[float, int, Corner, Corner]:
         """An entry of the heap: first where there are most bytes and the cost changes most for its size."""
         drop = (few.cost - many.cost) / few.cost if few.cost > 0 else 0.0
-        return -drop * (many.bytes - few.bytes), serial, few, many
+        return -drop * (many.bytes - few.bytes), serial, many, few
 
     def _corner(self, price: float) -> Corner:
         problem = self.problem
         waiting = price * problem.bytes.astype(np.float64)
         sent = problem.offload_cost if self.offload else np.full(problem.nodes, np.inf)
-        choice = choose(problem, np.minimum(waiting, sent), problem.cost)
+        choice = self._closure.choose(np.minimum(waiting, sent), problem.cost)
         away = choice.keep & (sent < waiting)
         keep = choice.keep & ~away
         cost = float(problem.cost[choice.again].sum() + problem.offload_cost[away].sum())
-        corner = Corner(price, keep, away, float(problem.bytes[keep].sum()), cost, choice.value)
+        corner = Corner(price, keep, away, choice.again, float(problem.bytes[keep].sum()), cost, choice.value)
         self.corners.append(corner)
         return corner
 
     def lower_bound(self, budget_bytes: int) -> float:
         """No plan whose schedule fits `budget_bytes` costs less, in seconds."""
         problem = self.problem
-        if not self.corners or not problem.nodes:
+        if not self.corners:
             return 0.0
         room = budget_bytes - max(problem.forward_base[-1], problem.backward_base[0])
         return max(0.0, *(corner.value - corner.price * float(room) for corner in self.corners))
 
+    def mixtures(self, most: int) -> Iterator[Corner]:
+        """Choices between neighbouring corners, at most `most` for each way from one to the other.
 
-def cut_plans(hull: Hull) -> Iterator[Plan]:
-    """The plans of the corners of `hull`."""
-    for corner in hull.corners:
+        Where two corners differ they differ in parts of the graph that do not touch. Each may be as in the one or the
+        other, and seconds and bytes add up. Parts are taken over from the corner with more bytes one by one, in the
+        order of the program and backwards.
+        """
+        for few, many in zip(self.corners, self.corners[1:], strict=False):
+            parts = self._parts(few, many)
+            for order in (parts, parts[::-1]):
+                for count in np.unique(np.linspace(0, len(order), most + 2).astype(int))[1:-1].tolist():
+                    swapped = np.zeros(self.problem.nodes, bool)
+                    swapped[np.concatenate(order[:count])] = True
+                    mixed = {name: np.where(swapped, getattr(many, name), getattr(few, name)) for name in _STATES}
+                    yield replace(few, **mixed)
+
+    def _parts(self, one: Corner, other: Corner) -> list[NDArray[np.int64]]:
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import connected_components
+
+        n, rows = self.problem.nodes, self.problem.operand_rows
+        differs = np.zeros(n, bool)
+        for name in _STATES:
+            differs |= getattr(one, name) != getattr(other, name)
+        operands, users = rows.values, rows.rows
+        inside = differs[operands] & differs[users]
+        graph = csr_array((np.ones(inside.sum()), (operands[inside], users[inside])), shape=(n, n))
+        label = connected_components(graph, directed=False)[1]
+        nodes = np.flatnonzero(differs)
+        order = nodes[np.argsort(label[nodes], kind="stable")]
+        parts = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+        return sorted((part for part in parts if len(part)), key=lambda part: int(part[0]))
+
+
+_STATES = ("keep", "away", "again")
+
+
+def cut_plans(hull: Hull, most: int) -> Iterator[Plan]:
+    """The plans of the corners of `hull`, and `most` and fewer between each two and either way."""
+    for corner in (*hull.corners, *hull.mixtures(most)):
         yield corner.plan(hull.problem)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan, simulate
 
-__all__ = ["Frontier", "Point"]
+__all__ = ["Frontier", "Plans", "Point", "point_of"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,22 @@ class Point:
     plan: Plan
     cost: float
     peak: int
+
+
+def point_of(problem: Problem, plan: Plan) -> Point:
+    """`plan`, measured."""
+    return Point(plan, plan.cost(problem), simulate(problem, plan).peak)
+
+
+class Plans(Protocol):
+    """Plans of a problem that are known or can be found."""
+
+    def best(self, budget_bytes: int) -> Point | None:
+        """The cheapest of them that fits."""
+
+    @property
+    def minimum(self) -> int:
+        """The fewest bytes that one of them needs."""
 
 
 class Frontier:
@@ -36,12 +53,16 @@ class Frontier:
 
     def add(self, plan: Plan) -> Point:
         """Measure `plan`, remember it where it beats what is known."""
-        point = Point(plan, plan.cost(self.problem), simulate(self.problem, plan).peak)
+        point = point_of(self.problem, plan)
+        self.keep(point)
+        return point
+
+    def keep(self, point: Point) -> None:
+        """Remember `point` where it beats what is known."""
         best = self.best(point.peak)
         if best is None or point.cost < best.cost:
             self.points = [p for p in self.points if p.peak < point.peak or p.cost < point.cost]
             self.points.insert(bisect_right(self.points, point.peak, key=lambda p: p.peak), point)
-        return point
 
     def best(self, budget_bytes: int) -> Point | None:
         """The cheapest plan that needs at most `budget_bytes`."""

@@ -14,7 +14,7 @@ Flags = NDArray[np.bool_]
 
 
 class KeepSets:
-    """Evaluates `lazily(problem, keep)` for many sets `keep` at a time, which are columns of shape (nodes, sets).
+    """Evaluates `lazily(problem, keep, away)` for many sets at a time, which are columns of shape (nodes, sets).
 
     Moments are numbered by sweep: the forward's n nodes, then for each step of the backward n nodes and the step.
     """
@@ -22,10 +22,6 @@ class KeepSets:
     def __init__(self, problem: Problem):
         self.problem = problem
         n, m = problem.nodes, problem.steps
-        self.users: list[list[int]] = [[] for _ in range(n)]
-        for k, operands in enumerate(problem.operands):
-            for j in operands:
-                self.users[j].append(k)
         uses, rows = problem.use_rows, problem.operand_rows
         self.first = np.full(n, m)
         np.minimum.at(self.first, uses.values, uses.rows)
@@ -37,7 +33,7 @@ class KeepSets:
     def _moment(self, step: Indices, node: Indices | int) -> Indices:
         return self.problem.nodes + step * (self.problem.nodes + 1) + node
 
-    def times(self, keep: Flags) -> tuple[Indices, Indices]:
+    def times(self, keep: Flags, away: Flags) -> tuple[Indices, Indices]:
         """The step before which each value is first needed (the number of steps: never), and the last moment of the
         backward that uses it, -1 without one.
         """
@@ -45,9 +41,8 @@ class KeepSets:
         need = np.repeat(self.first[:, None], keep.shape[1], 1)
         last = np.repeat(self.direct[:, None], keep.shape[1], 1)
         for j in range(self.problem.nodes - 1, -1, -1):
-            # Complete by now: all users of j have been asked.
-            np.putmask(last[j], need[j] == never, -1)
-            idle = keep[j] | (need[j] == never)
+            # Complete by now: all users of j have been asked. Operands are used where j runs again.
+            idle = keep[j] | away[j] | (need[j] == never)
             step = np.where(idle, never, need[j])
             moment = np.where(idle, -1, self._moment(need[j], j))
             for i in self.problem.operands[j]:
@@ -55,12 +50,19 @@ class KeepSets:
                 np.maximum(last[i], moment, out=last[i])
         return need, last
 
-    def evaluate(self, keep: Flags) -> tuple[NDArray[np.float64], Indices]:
-        """Seconds and peak bytes of each plan."""
+    def evaluate(self, keep: Flags, away: Flags) -> tuple[NDArray[np.float64], Indices]:
+        """Seconds and peak bytes of each plan that keeps `keep` and sends `away` to the host; infinite seconds where it
+        runs again what cannot.
+        """
         problem = self.problem
         n, m = problem.nodes, problem.steps
-        need, last = self.times(keep)
+        need, last = self.times(keep, away)
         again = ~keep & (need < m)
+        sent = again & away
+        cost = problem.cost @ (again & ~away)
+        if sent.any():
+            cost = cost + np.where(problem.offload_cost < np.inf, problem.offload_cost, 0.0) @ sent
+        cost[(again & ~away & ~problem.repeatable[:, None]).any(axis=0)] = np.inf
         # Values as rows of (set, birth, death, bytes): first those of the forward, then those computed again.
         node, column = np.nonzero(np.ones_like(keep))
         waits = (keep & (last >= 0)).ravel()
@@ -70,7 +72,7 @@ class KeepSets:
         need2, last2 = need[again], last[again]
         birth2 = self._moment(need2, node2)
         size2 = np.where(last2 > self._moment(need2, n), problem.bytes[node2], problem.transient[node2])
-        return problem.cost @ again, self._peaks(
+        return cost, self._peaks(
             keep.shape[1],
             np.concatenate([column, column2]),
             np.concatenate([node, birth2]),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zenith_mlir.errors import OptionError, ZenithError, did_you_mean
 from zenith_mlir.remat.baselines import greedy_plans, segment_plans
+from zenith_mlir.remat.chain_plans import ChainPlans
+from zenith_mlir.remat.cpsat import solve_cpsat
 from zenith_mlir.remat.cut import Hull, cut_plans
-from zenith_mlir.remat.frontier import Frontier
+from zenith_mlir.remat.frontier import Frontier, Plans, Point
+from zenith_mlir.remat.milp import solve_milp
 from zenith_mlir.remat.problem import Problem
+from zenith_mlir.remat.referee import Referee, Search
 from zenith_mlir.remat.schedule import Plan, keep_all
+from zenith_mlir.remat.search import searched_plans
 
-__all__ = ["SOLVERS", "Found", "Infeasible", "Request", "Solution", "solve"]
+__all__ = ["SOLVERS", "Infeasible", "Options", "Solution", "Solved", "explore", "solve"]
 
 
 @dataclass(frozen=True)
@@ -41,53 +46,141 @@ class Infeasible(ZenithError):
     def __init__(self, budget_bytes: int, minimum: int, solver: str):
         super().__init__(
             f"infeasible: budget {budget_bytes} bytes, and the smallest plan of solver {solver} needs {minimum}; "
-            f"raise the budget to {minimum} bytes or more"
+            "raise the budget to that or more"
         )
         self.budget_bytes = budget_bytes
         self.minimum = minimum
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a solver is asked: bytes, whether values may go to the host, and seconds that it may take."""
+class Options:
+    """Whether values may go to the host, and the seconds that a solver which would search for long may take."""
 
-    budget_bytes: int
     offload: bool = False
     time_limit: float | None = None
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a solver answers: plans, whether they fit or not, and a bound for the budget it was asked for."""
+class Solved:
+    """What a solver knows of a problem: solutions for any budget."""
 
-    plans: Iterable[Plan]
-    lower_bound: float = 0.0
+    solver: str
+    sources: Sequence[Plans]
+    lower_bound: Callable[[int], float]
+
+    def solve(self, budget_bytes: int) -> Solution:
+        """The cheapest plan whose simulated peak is at most `budget_bytes`.
+
+        Raises:
+            Infeasible: if none was found; it states the least budget for which one was.
+        """
+        best = self.best(budget_bytes)
+        if best is None:
+            raise Infeasible(budget_bytes, self.minimum, self.solver)
+        bound = min(self.lower_bound(budget_bytes), best.cost)
+        return Solution(best.plan, best.cost, best.peak, bound, self.solver)
+
+    def best(self, budget_bytes: int) -> Point | None:
+        """The cheapest plan that fits."""
+        points = [source.best(budget_bytes) for source in self.sources]
+        return min((point for point in points if point), key=lambda point: (point.cost, point.peak), default=None)
+
+    @property
+    def minimum(self) -> int:
+        """The least budget for which there is a plan."""
+        return min(source.minimum for source in self.sources)
 
 
-def _sqrt(problem: Problem, request: Request) -> Found:
-    return Found(segment_plans(problem))
+# Events (nodes and steps) of schedules that may be looked at for plans between the corners of a hull, for plans of the
+# chain, and in the local search.
+_MIXTURE_WORK = 1_000_000
+_CHAIN_WORK = 500_000
+_CHAIN_PLANS = 400
+_SEARCH_WORK = 20_000_000
 
 
-def _greedy(problem: Problem, request: Request) -> Found:
-    return Found(greedy_plans(problem))
+def _mixtures(problem: Problem) -> int:
+    """How many plans to try between two corners."""
+    return min(_MIXTURE_WORK // (50 * (problem.nodes + problem.steps + 1)), 50)
 
 
-def _cut(problem: Problem, request: Request) -> Found:
-    hull = Hull(problem, offload=request.offload)
-    return Found(cut_plans(hull), hull.lower_bound(request.budget_bytes))
+def _no_bound(budget_bytes: int) -> float:
+    return 0.0
 
 
-def _optimal(problem: Problem, request: Request) -> Found:
-    found = [solver(problem, request) for solver in (_cut, _sqrt, _greedy)]
-    return Found((plan for each in found for plan in each.plans), max(each.lower_bound for each in found))
+def _sqrt(problem: Problem, options: Options) -> Solved:
+    return Solved("sqrt", [Frontier(problem, [keep_all(problem), *segment_plans(problem)])], _no_bound)
 
 
-SOLVERS: dict[str, Callable[[Problem, Request], Found]] = {
+def _greedy(problem: Problem, options: Options) -> Solved:
+    return Solved("greedy", [Frontier(problem, greedy_plans(problem))], _no_bound)
+
+
+def _cut(problem: Problem, options: Options) -> Solved:
+    hull = Hull(problem, offload=options.offload)
+    plans = [keep_all(problem), *cut_plans(hull, _mixtures(problem))]
+    return Solved("cut", [Frontier(problem, plans)], hull.lower_bound)
+
+
+def _chain(problem: Problem, options: Options) -> Solved:
+    return Solved("chain", [Frontier(problem, [keep_all(problem)]), ChainPlans(problem)], _no_bound)
+
+
+def _optimal(problem: Problem, options: Options) -> Solved:
+    """Cuts and the chain, and for all but large problems a local search that begins with them."""
+    hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
+    events = problem.nodes + problem.steps
+    frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem))])
+    for point in chain.spread(min(_CHAIN_PLANS, _CHAIN_WORK // events)):
+        frontier.keep(point)
+    evaluations = _SEARCH_WORK // events
+    if evaluations > problem.nodes:
+        known = [point.plan for point in frontier.points]
+        for plan in searched_plans(problem, known, evaluations, options.offload):
+            frontier.add(plan)
+    return Solved("optimal", [frontier, chain], hull.lower_bound)
+
+
+def _milp(problem: Problem, options: Options) -> Solved:
+    return _referee("milp", solve_milp, problem, options)
+
+
+def _cpsat(problem: Problem, options: Options) -> Solved:
+    return _referee("cpsat", solve_cpsat, problem, options)
+
+
+def _referee(name: str, search: Search, problem: Problem, options: Options) -> Solved:
+    first = _optimal(problem, options)
+    referee = Referee(problem, first, search, offload=options.offload, time_limit=options.time_limit)
+    return Solved(name, [referee], lambda budget: max(referee.lower_bound(budget), first.lower_bound(budget)))
+
+
+def _everything(problem: Problem, options: Options) -> Solved:
+    solved = [solver(problem, options) for name, solver in SOLVERS.items() if name != "all"]
+    sources = [source for each in solved for source in each.sources]
+    return Solved("all", sources, lambda budget: max(each.lower_bound(budget) for each in solved))
+
+
+SOLVERS: dict[str, Callable[[Problem, Options], Solved]] = {
     "optimal": _optimal,
+    "chain": _chain,
     "cut": _cut,
+    "milp": _milp,
+    "cpsat": _cpsat,
     "sqrt": _sqrt,
     "greedy": _greedy,
+    "all": _everything,
 }
+
+
+def explore(
+    problem: Problem, solver: str = "optimal", *, offload: bool = False, time_limit: float | None = None
+) -> Solved:
+    """What `solver` knows of `problem`, to be asked for several budgets; arguments and errors as of `solve`."""
+    if solver not in SOLVERS:
+        known = ", ".join(SOLVERS)
+        raise OptionError(f"there is no solver {solver!r}{did_you_mean(solver, SOLVERS)}; there are {known}")
+    return SOLVERS[solver](problem, Options(offload, time_limit))
 
 
 def solve(
@@ -103,22 +196,14 @@ def solve(
     Args:
         problem: What there is to keep and to recompute.
         budget_bytes: Bytes that the schedule may need at any moment.
-        solver: A name in `SOLVERS`.
+        solver: A name in `SOLVERS`. The cost of `optimal`, `chain`, `cut`, `sqrt` and `greedy` is monotone in the
+            budget. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of all solvers.
         offload: Whether values may also wait on the host, at the problem's `offload_cost`.
-        time_limit: Seconds after which solvers that search stop.
+        time_limit: Seconds after which `milp` and `cpsat` stop.
 
     Raises:
         Infeasible: if no plan was found that fits; it states the least budget for which there is one.
         OptionError: if there is no such solver.
         ZenithError: if a library that the solver needs is not installed.
     """
-    if solver not in SOLVERS:
-        raise OptionError(
-            f"there is no solver {solver!r}{did_you_mean(solver, SOLVERS)}; there are {', '.join(SOLVERS)}"
-        )
-    found = SOLVERS[solver](problem, Request(budget_bytes, offload, time_limit))
-    frontier = Frontier(problem, [keep_all(problem), *found.plans])
-    best = frontier.best(budget_bytes)
-    if best is None:
-        raise Infeasible(budget_bytes, frontier.minimum, solver)
-    return Solution(best.plan, best.cost, best.peak, min(found.lower_bound, best.cost), solver)
+    return explore(problem, solver, offload=offload, time_limit=time_limit).solve(budget_bytes)

@@ -4,7 +4,7 @@ the problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -40,31 +40,39 @@ class _Way:
 
 
 class Stages:
-    """The stages of `problem` between `positions`, which start with 0, and their modes: those of 1, 2, ... `spans`
-    stages together, at most `modes` of each.
+    """The stages of `problem` between `positions`, which start with 0, and their modes: of 1, 2, 4, ... stages in a
+    row about `modes`, as long as no more than `work` nodes have been looked at for one.
 
     Stages that look the same share their modes (bases aside), so a layer that is repeated is worked on once.
     """
 
-    def __init__(self, problem: Problem, boundaries: Boundaries, positions: Indices, spans: Sequence[int], modes: int):
+    def __init__(
+        self,
+        problem: Problem,
+        boundaries: Boundaries,
+        positions: Indices,
+        modes: int,
+        work: int,
+    ):
         self.problem = problem
         self.boundaries = boundaries
         self.starts = np.append(positions, problem.nodes)
         # The steps of stage s are those from steps[s + 1] to steps[s] - 1.
         self.steps = np.concatenate([[problem.steps], boundaries.step(positions[1:]), [0]])
-        known: dict[bytes, list[_Way]] = {}
         # For each stage the ways that begin with it, and how many stages they are of.
-        self.ways: list[list[tuple[_Way, int]]] = []
-        for s in range(len(positions)):
-            ways: list[tuple[_Way, int]] = []
-            for span in spans:
-                if s + span <= len(positions):
-                    inside, leaves = self._inside(s, s + span)
-                    key = _signature(inside, leaves)
-                    if key not in known:
-                        known[key] = _ways(inside, leaves, modes)
-                    ways.extend((way, span) for way in known[key])
-            self.ways.append(ways)
+        self.ways: list[list[tuple[_Way, int]]] = [[] for _ in positions]
+        known: dict[bytes, list[_Way]] = {}
+        span = 1
+        while span <= len(positions) and (span == 1 or work > 0):
+            # Long ones overlap enough when they begin at every fourth of their length.
+            for s in range(0, len(positions) - span + 1, max(1, span // 4)):
+                inside, leaves = self._inside(s, s + span)
+                key = _signature(inside, leaves)
+                if key not in known:
+                    known[key] = _ways(inside, leaves, modes)
+                    work -= modes * inside.nodes
+                self.ways[s].extend((way, span) for way in known[key])
+            span *= 2
 
     def _inside(self, s: int, end: int) -> tuple[Problem, Flags]:
         """Stages s to `end` - 1 alone, without bases, what crosses their start being there; and which values leave."""
