@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zenith_mlir.remat.needs import Needs, NeedsOf
 from zenith_mlir.remat.lines import Program
+from zenith_mlir.remat.needs import Needs, NeedsOf
 
 X = np.ones((2, 4), "float32")
 MASK = np.ones((2, 4), bool)

@@ -10,9 +10,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir.ir.jaxprs import scan_arguments
+from zenith_mlir.remat.lines import Line, Program
 from zenith_mlir.remat.naming import run_named
 from zenith_mlir.remat.policy import Policy
-from zenith_mlir.remat.lines import Line, Program
 from zenith_mlir.remat.segments import Segment, Segments
 
 __all__ = ["run_segments"]

@@ -16,8 +16,8 @@ from zenith_mlir.memory.sizes import Budget
 from zenith_mlir.remat.apply import run_segments
 from zenith_mlir.remat.arguments import Call
 from zenith_mlir.remat.choose import choose
-from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.lines import Program
+from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.rates import rates_here
 from zenith_mlir.remat.segments import Segments
 from zenith_mlir.remat.solve import SOLVERS, Infeasible

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from zenith_mlir.memory.sizes import Budget
 from zenith_mlir.remat.from_lines import problem_of_program
 from zenith_mlir.remat.lines import Program
+from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.rates import Rates
-from zenith_mlir.remat.schedule import Plan, Timeline, keep_all, simulate
+from zenith_mlir.remat.schedule import keep_all, simulate
 from zenith_mlir.remat.segments import Segments
-from zenith_mlir.remat.solve import SOLVERS, Infeasible, Request
+from zenith_mlir.remat.solve import Infeasible, explore
 
 __all__ = ["choose"]
 
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What a plan becomes as segments, and what it takes."""
-
-    segments: Segments
-    size: int
-    cost: float
+# How many plans are looked at for one that fits.
+_TRIES = 12
 
 
 def choose(program: Program, solver: str, budget: Budget | None, rates: Rates, *, offload: bool = False) -> Segments:
@@ -35,49 +32,61 @@ def choose(program: Program, solver: str, budget: Budget | None, rates: Rates, *
     Raises:
         Infeasible: if none fits; it states what would do.
     """
-    return _Chooser(program, solver, budget, rates, offload).best()
+    is_share = budget is not None and budget.share is not None
+    chooser = _Chooser(program, rates, solver, offload, is_share)
+    if budget is not None:
+        limit = budget.of(chooser.problem.residual_bytes)
+        for request in chooser.requests(limit, _TRIES):
+            if (found := chooser.realised(request)).size <= limit:
+                return found.segments
+    least = min(map(chooser.realised, chooser.requests(chooser.total, 4 * _TRIES)), key=lambda found: found.size)
+    if budget is not None and least.size > limit:
+        raise Infeasible(limit, least.size, solver)
+    return least.segments
+
+
+@dataclass(frozen=True)
+class _Realised:
+    """Segments, and the bytes that the budget bounds."""
+
+    segments: Segments
+    size: int
 
 
 class _Chooser:
-    def __init__(self, program: Program, solver: str, budget: Budget | None, rates: Rates, offload: bool):
+    """Asks a solver for plans and makes segments of them. These compute more at once than the plans do, so the segments
+    that fit a budget are those of a plan for less.
+    """
+
+    def __init__(self, program: Program, rates: Rates, solver: str, offload: bool, is_share: bool):
         self.problem, self.level, self.steps = problem_of_program(program, rates)
-        self.solver = solver
-        self.offload = offload
-        self.is_share = budget is not None and budget.share is not None
-        self.bytes = 0 if budget is None else budget.of(self.problem.residual_bytes)
-        self.has_budget = budget is not None
+        self.is_share = is_share
+        self.stated = _only_kept(self.problem) if is_share else self.problem
+        self.solved = explore(self.stated, solver, offload=offload)
+        self.total = simulate(self.stated, keep_all(self.stated)).peak
 
-    def best(self) -> Segments:
-        # A solver is told of less memory if what it finds does not fit as segments, which compute more at once.
-        requests = (self.bytes * eighths // 8 for eighths in range(8, 3, -1)) if self.has_budget else (0,)
-        seen: dict[frozenset[int], _Candidate] = {}
-        for request in requests:
-            for plan in self.by_cost(self.plans(request)):
-                candidate = self.candidate(plan, seen)
-                if self.has_budget and candidate.size <= self.bytes:
-                    return candidate.segments
-        least = min(seen.values(), key=lambda candidate: (candidate.size, candidate.cost))
-        if self.has_budget:
-            raise Infeasible(self.bytes, least.size, self.solver)
-        return least.segments
+    def requests(self, limit: int, count: int) -> Iterator[int]:
+        """Budgets to ask the solver for, from `limit` down to the least there is a plan for."""
+        least = self.solved.minimum
+        if limit > least > 0:
+            yield from (int(request) for request in np.geomspace(limit, least, count)[:-1])
+        elif limit > least:
+            yield from np.linspace(limit, 0, count).astype(int)[:-1].tolist()
+        yield least
 
-    def plans(self, budget_bytes: int) -> Iterable[Plan]:
-        yield keep_all(self.problem)
-        yield from SOLVERS[self.solver](self.problem, Request(budget_bytes, self.offload)).plans
+    def realised(self, request: int) -> _Realised:
+        """The plan for this budget as segments."""
+        plan = self.solved.solve(request).plan
+        segments = Segments.of(self.problem, self.level, simulate(self.stated, plan).kept, plan.offload)
+        timeline = simulate(self.problem, segments.plan(self.problem, self.level, self.steps))
+        kept = int(self.problem.bytes[list(timeline.kept)].sum())
+        return _Realised(segments, kept if self.is_share else timeline.peak)
 
-    def by_cost(self, plans: Iterable[Plan]) -> list[Plan]:
-        return sorted(plans, key=lambda plan: plan.cost(self.problem))
 
-    def candidate(self, plan: Plan, seen: dict[frozenset[int], _Candidate]) -> _Candidate:
-        """What becomes of `plan` as segments."""
-        kept = simulate(self.problem, plan).kept
-        key = kept | {-1 - i for i in plan.offload}
-        if key not in seen:
-            segments = Segments.of(self.problem, self.level, kept, plan.offload)
-            real = segments.plan(self.problem, self.level, self.steps)
-            seen[key] = _Candidate(segments, self.size(simulate(self.problem, real)), real.cost(self.problem))
-        return seen[key]
-
-    def size(self, timeline: Timeline) -> int:
-        """The bytes that the budget bounds."""
-        return int(self.problem.bytes[list(timeline.kept)].sum()) if self.is_share else timeline.peak
+def _only_kept(problem: Problem) -> Problem:
+    """The same problem where nothing takes room but what waits for the backward."""
+    uses = [problem.needed.tolist()] if len(problem.needed) else []
+    nothing = np.zeros(problem.nodes, np.int64)
+    return replace(
+        problem, uses=uses, transient=nothing, forward_base=nothing, backward_base=np.zeros(len(uses), np.int64)
+    )

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from zenith_mlir.ir.jaxprs import scan_arguments
 from zenith_mlir.remat.flat_jaxpr import flatten, nbytes
 from zenith_mlir.remat.from_jaxpr import _VIEWS, _is_elementwise, _reads_in_passing
+from zenith_mlir.remat.lines import Line, Program
 from zenith_mlir.remat.needs import Needs, NeedsOf, inner_jaxprs
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.lines import Line, Program
 from zenith_mlir.remat.rates import Rates
 
 __all__ = ["Level", "problem_of_program"]

@@ -16,11 +16,12 @@ from zenith_mlir import hook
 from zenith_mlir.errors import OptionError
 from zenith_mlir.memory.sizes import Budget
 from zenith_mlir.remat.chain import Back, Chain, Mode, Run, Stage
+from zenith_mlir.remat.chain_tables import ChainTables
 from zenith_mlir.remat.flat_jaxpr import nbytes
 from zenith_mlir.remat.from_lines import problem_of_program
+from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.policy import Policy
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.rates import rates_here
 from zenith_mlir.remat.schedule import Plan, keep_all, simulate
 from zenith_mlir.remat.solve import Infeasible
@@ -141,12 +142,12 @@ class _Traced:
         kept = int(problem.bytes[pinned].sum())
         return Stage(
             (
-                self._mode(kept, forward, float(problem.cost[list(again)].sum()), at_once),
-                self._mode(problem.residual_bytes, forward, 0.0, keep_all(problem)),
+                self._mode(kept, forward, float(problem.cost[list(again)].sum()), at_once, alone=True),
+                self._mode(problem.residual_bytes, forward, 0.0, keep_all(problem), alone=False),
             )
         )
 
-    def _mode(self, kept: int, forward_cost: float, backward_cost: float, plan: Plan) -> Mode:
+    def _mode(self, kept: int, forward_cost: float, backward_cost: float, plan: Plan, *, alone: bool) -> Mode:
         live = simulate(self.problem, plan).live
         forward, backward = live[: self.problem.nodes], live[self.problem.nodes :]
         # Beside these are the result while the forward makes it, and in the backward the cotangents of both ends.
@@ -156,6 +157,7 @@ class _Traced:
             backward_cost,
             int(forward.max(initial=0)) + self.output,
             int(backward.max(initial=0)) + self.output + self.input,
+            alone=alone,
         )
 
 
@@ -191,17 +193,17 @@ def _solve(traced: Sequence[_Traced], budget: Budget) -> _Part:
     total += max(mode.backward_peak for stage in stages for mode in stage.modes)
     available = min(budget.of(total), total)
     slot = max(1, -(-available // _SLOTS))
-    solution = chain.solve(available // slot, slot)
-    if not np.isfinite(solution.cost[-1]):
+    tables = ChainTables(chain, available // slot, slot)
+    if not np.isfinite(tables.cost[-1]):
         slot = max(1, -(-total // _SLOTS))
-        costs = chain.solve(-(-total // slot), slot).cost
+        costs = ChainTables(chain, -(-total // slot), slot).cost
         raise Infeasible(budget.of(total), int(np.isfinite(costs).argmax()) * slot, "chain")
-    moves = iter(list(solution.moves(len(solution.cost) - 1)))
+    moves = tables.moves(len(tables.cost) - 1)
     return _Part(0, len(stages), False, tuple(_first(moves, 0, len(stages))))
 
 
 def _first(moves: Iterator[Run | Back], start: int, count: int) -> list[_Part]:
-    """The parts that the first forward consists of, from the moves of `Chain` for the stages from `start` on."""
+    """The parts that the first forward consists of, from the moves of a chain's plan for the stages from `start` on."""
     run = next(moves)
     assert isinstance(run, Run)
     rest = _first(moves, run.stop, count) if run.stop < count else []
