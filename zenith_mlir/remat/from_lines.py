@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from zenith_mlir.ir.jaxprs import scan_arguments
 from zenith_mlir.remat.flat_jaxpr import flatten, nbytes
-from zenith_mlir.remat.from_jaxpr import _VIEWS, _is_elementwise, _reads_in_passing
+from zenith_mlir.remat.from_jaxpr import VIEWS, is_elementwise, is_fused
 from zenith_mlir.remat.lines import Line, Program
 from zenith_mlir.remat.needs import Needs, NeedsOf, inner_jaxprs
 from zenith_mlir.remat.problem import Problem
@@ -134,7 +134,7 @@ class _LevelWriter:
         self.live_inside: dict[int, int] = {}
         self.source = list(range(len(program.types)))
         for line in self.lines:
-            if line.name in _VIEWS and line.equation.operands[0] is not None:
+            if line.name in VIEWS and line.equation.operands[0] is not None:
                 for x in line.results:
                     self.source[x] = self.source[line.equation.operands[0]]
         # Results of the whole program have room of their own; a loop stacks even what its body returns.
@@ -248,10 +248,10 @@ class _LevelWriter:
         return hidden + sum(nbytes(type_) for x, type_ in pairs if x not in self.room)
 
     def is_fused(self, at: int) -> bool:
-        """Whether XLA computes a line inside of its one user."""
+        """Whether XLA computes a line inside of its users."""
         line = self.lines[at]
-        users = self.users.get(line.results[0], []) if line.results else []
-        return len(users) == 1 and _is_elementwise(line.equation) and _reads_in_passing(self.lines[users[0]].equation)
+        users = [self.lines[user].equation for x in line.results for user in self.users.get(x, [])]
+        return is_fused(line.equation, users)
 
     def seconds(self, line: Line) -> float:
         inside = inner_jaxprs(line)
@@ -277,7 +277,7 @@ class _LevelWriter:
 
     def is_fused_backward(self, at: int, users: Sequence[int]) -> bool:
         both = self.lines[at].equation, self.lines[users[0]].equation
-        return len(users) == 1 and all(map(_is_elementwise, both))
+        return len(users) == 1 and all(map(is_elementwise, both))
 
 
 def _chosen(values: Iterable[int], flags: Iterable[bool]) -> list[int]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from zenith_mlir.remat.from_jaxpr import _STANDS_ALONE
+from zenith_mlir.remat.from_jaxpr import STANDS_ALONE
 from zenith_mlir.remat.from_lines import Level
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan
@@ -146,7 +146,7 @@ class _Cutter:
     def is_light(self, segment: Segment) -> bool:
         """Whether all that is computed again are views and derivatives, of lines that XLA fuses."""
         lines = range(segment.start, segment.stop)
-        heavy = any(self.lines[at].equation.name in _STANDS_ALONE or self.level.needs[at].opaque for at in lines)
+        heavy = any(self.lines[at].equation.name in STANDS_ALONE or self.level.needs[at].opaque for at in lines)
         return not heavy and self.level.nodes.keys().isdisjoint(segment.again)
 
     def again(self, lines: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
