@@ -60,7 +60,7 @@ class InsertRemat(Pass):
         if self.budget.bytes is not None and (model.peak if before is None else before) <= budget:
             ctx.analysis(main, "", f"temporaries fit {format_bytes(budget)} as they are", measured=before)
             return
-        best = self._decide(module, ctx, rates, budget, before)
+        best = self._decide(module, ctx, rates, model, budget, before)
         if before is not None and best.measured >= before:
             reason = f"recomputing saves nothing: XLA allocates {best.measured} bytes with it and {before} without"
             ctx.missed(main, "", reason, "the outputs may leave room for all temporaries")
@@ -79,7 +79,9 @@ class InsertRemat(Pass):
             lower_bound=insertion.lower_bound,
         )
 
-    def _decide(self, module: Module, ctx: PassContext, rates: Rates, budget: int, before: int | None) -> Tried:
+    def _decide(
+        self, module: Module, ctx: PassContext, rates: Rates, model: Model, budget: int, before: int | None
+    ) -> Tried:
         """The cheapest decision within the budget; with a share for a budget, at least one that saves most."""
 
         def solve(bytes: int) -> Insertion:
@@ -95,16 +97,15 @@ class InsertRemat(Pass):
             if before is None:
                 insertion = solve(budget)
                 return Tried(insertion, insertion.peak)
-            absolute = self.budget.bytes is not None
-            goal: Goal = Allocation(budget) if absolute else Saving(before)
-            tried = search(goal, budget, solve, measure)
+            goal: Goal = Saving(before) if self.budget.bytes is None else Allocation(budget)
+            tried = search(goal, goal.first_budget(budget, model.peak, before), solve, measure)
         except Infeasible as infeasible:
             raise _too_small(self.budget, budget, infeasible.minimum) from infeasible
         accepted = [each for each in tried if goal.accepts(each)]
         if accepted:
             return min(accepted, key=lambda each: each.insertion.cost)
         least = min(tried, key=lambda each: each.measured)
-        if absolute:
+        if goal.is_measured:
             raise _too_small(self.budget, budget, least.measured)
         return least
 

@@ -160,7 +160,7 @@ def test_what_cannot_be_met_says_the_minimum(options: str) -> None:
     with pytest.raises(zenith.PassError, match=r"infeasible: .* minimum is \d+ .*; give at least that") as failure:
         module.run(f"insert-remat{{budget=1kB {options}}}")
     minimum = int(str(failure.value).split("minimum is ")[1].split()[0])
-    assert module.run(f"insert-remat{{budget={minimum} measure=false}}").remarks
+    assert module.run(f"insert-remat{{budget={minimum} {options}}}").remarks
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import random
 import numpy as np
 import pytest
 
-from zenith_mlir.errors import OptionError, ZenithError
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.schedule import IncompletePlan, Plan, keep_all, lazily, simulate
-from zenith_mlir.remat.solve import SOLVERS, Infeasible, explore, solve
+from zenith_mlir.remat.schedule import IncompletePlan, Plan, lazily, simulate
+from zenith_mlir.remat.solve import explore
 
 pytestmark = pytest.mark.once
 

@@ -25,7 +25,7 @@ from zenith_mlir.target import Target
 if TYPE_CHECKING:
     from zenith_mlir.module import Module
 
-__all__ = ["Trio", "certify_pair"]
+__all__ = ["Trio", "certify_pair", "moved", "narrowest_ulp", "run"]
 
 NEIGHBOURS = 3
 
@@ -74,13 +74,13 @@ class Trio:
             compile_module(original, target),
             compile_module(rewritten, target),
             compile_module(to_float64(original), Target.parse("cpu"), compiler_options=_quick(original)),
-            _narrowest_ulp(original),
+            narrowest_ulp(original),
         )
 
     def judge(self, name: str, arrays: Sequence[Array]) -> list[Case]:
         """One case for each result."""
         generator = np.random.default_rng(0)
-        tried = [self._neighbour([_moved(x, self.ulp, generator) for x in arrays]) for _ in range(NEIGHBOURS)]
+        tried = [self._neighbour([moved(x, self.ulp, generator) for x in arrays]) for _ in range(NEIGHBOURS)]
         results = zip(
             run(self.original, arrays),
             run(self.rewritten, arrays),
@@ -118,7 +118,7 @@ def _widened(array: Array) -> Array:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def _moved(array: Array, ulp: float, generator: np.random.Generator) -> Array:
+def moved(array: Array, ulp: float, generator: np.random.Generator) -> Array:
     """Every float moved by half an `ulp` up or down, as far as its dtype can tell; 0, inf and NaN stay."""
     if not is_float_like(array.dtype):
         return array
@@ -127,7 +127,7 @@ def _moved(array: Array, ulp: float, generator: np.random.Generator) -> Array:
         return np.asarray(_widened(array) * factor).astype(array.dtype)
 
 
-def _narrowest_ulp(module: Module) -> float:
+def narrowest_ulp(module: Module) -> float:
     """The ulp of 1 in the narrowest float type of the program; 0 without floats."""
     with module.context:
         types = {value.type for op in walk(module.operation) for value in (*op.operands, *op.results)}

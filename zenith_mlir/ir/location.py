@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jaxlib.mlir import ir
 
-__all__ = ["UNKNOWN", "Frame", "enclosing_function", "frames", "source_frame"]
+__all__ = ["UNKNOWN", "Frame", "enclosing_function", "frames", "names", "source_frame"]
 
 
 class Frame(NamedTuple):
@@ -48,6 +48,20 @@ def frames(location: ir.Location, name: str = "") -> Iterator[Frame]:
         case ir.FusedLoc():
             for part in location.locations:
                 yield from frames(part)  # type: ignore[arg-type]  # jaxlib's stub says object
+
+
+def names(location: ir.Location) -> Iterator[str]:
+    """Every name in a location, outermost first: `jit(f)/jvp(block)/dot_general` and the Python functions around."""
+    match location:
+        case ir.NameLoc():
+            yield location.name_str
+            yield from names(location.child_loc)
+        case ir.CallSiteLoc():
+            yield from names(location.callee)
+            yield from names(location.caller)
+        case ir.FusedLoc():
+            for part in location.locations:
+                yield from names(part)  # type: ignore[arg-type]  # jaxlib's stub says object
 
 
 def enclosing_function(op: ir.Operation) -> str:

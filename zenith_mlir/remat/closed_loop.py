@@ -27,7 +27,15 @@ class Tried:
 
 
 class Goal(Protocol):
-    """What a result has to measure, and which budget of the model to try after one."""
+    """What a result has to measure, and which budget of the model to try after one; `is_measured` if nothing else
+    counts.
+    """
+
+    @property
+    def is_measured(self) -> bool: ...
+
+    def first_budget(self, budget: int, peak: int, measured: int) -> int:
+        """For the model, which says of the program as it is `peak` where XLA allocates `measured`."""
 
     def accepts(self, tried: Tried) -> bool: ...
 
@@ -40,6 +48,10 @@ class Allocation:
     """Temporaries of at most `bytes`; where they turn out much smaller, less is recomputed."""
 
     bytes: int
+    is_measured = True
+
+    def first_budget(self, budget: int, peak: int, measured: int) -> int:
+        return budget if budget < peak else self._corrected(peak, measured)
 
     def accepts(self, tried: Tried) -> bool:
         return tried.measured <= self.bytes
@@ -47,7 +59,14 @@ class Allocation:
     def next_budget(self, tried: Tried) -> int | None:
         if 0.9 * self.bytes <= tried.measured <= self.bytes:
             return None
-        return self.bytes * tried.insertion.peak // max(tried.measured, 1)
+        return self._corrected(tried.insertion.peak, tried.measured)
+
+    def _corrected(self, peak: int, measured: int) -> int:
+        """The budget for the model where what it says needs `peak` bytes measures `measured`: both may differ by a
+        factor, and where too much is allocated, by something that the model does not know of.
+        """
+        scaled = self.bytes * peak // max(measured, 1)
+        return scaled if measured <= self.bytes else min(scaled, max(0, peak + self.bytes - measured))
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,10 @@ class Saving:
     """Temporaries smaller than `before`, where the model's own budget says how much."""
 
     before: int
+    is_measured = False
+
+    def first_budget(self, budget: int, peak: int, measured: int) -> int:
+        return budget
 
     def accepts(self, tried: Tried) -> bool:
         return tried.measured < self.before
@@ -66,19 +89,22 @@ class Saving:
 def search(
     goal: Goal, budget: int, solve: Callable[[int], Insertion], measure: Callable[[Insertion], int]
 ) -> list[Tried]:
-    """Decisions for `budget` bytes of the model and for those that their measurements ask for.
+    """Decisions for `budget` bytes of the model and for the budgets that measurements ask for.
 
     Raises:
-        Infeasible: if the model has no plan for the first budget.
+        Infeasible: if the model has no plan for the first budget, and the goal is not in bytes that XLA allocates.
     """
     tried: list[Tried] = []
     while len(tried) < TRIES:
         try:
             insertion = solve(budget)
-        except Infeasible:
-            if not tried:
+        except Infeasible as infeasible:
+            if tried:
+                break
+            if not goal.is_measured:
                 raise
-            break
+            # What XLA allocates may be less than the model says; the very least leaves its scheduler no room.
+            insertion = _least(infeasible.minimum * 11 // 10, solve)
         if any(insertion.peak == earlier.insertion.peak for earlier in tried):
             break
         tried.append(Tried(insertion, measure(insertion)))
@@ -87,6 +113,14 @@ def search(
             break
         budget = following
     return tried
+
+
+def _least(budget: int, solve: Callable[[int], Insertion]) -> Insertion:
+    """The decision for `budget`, or for the least budget above that there is one for."""
+    try:
+        return solve(budget)
+    except Infeasible as infeasible:
+        return _least(max(infeasible.minimum, budget + 1), solve)
 
 
 def temporary_bytes(module: Module, ctx: PassContext) -> int | None:

@@ -19,12 +19,13 @@ class Flow:
 
     `bytes[i]` is what its results take together as temporary memory: 0 for views, constants and what the block returns.
     `returned` are the operations whose results
-    the block returns; `number` says where an operation stands.
+    the block returns; `number` says which operation has a result.
     """
 
     def __init__(self, block: ir.Block) -> None:
         *self.ops, self.terminator = [op.operation for op in block.operations]
-        self.number = {op: i for i, op in enumerate(self.ops)}
+        # By result: an operation's own hash changes with its operands.
+        self.number: dict[ir.Value, int] = {result: i for i, op in enumerate(self.ops) for result in op.results}
         self._source: dict[ir.Value, int | None] = dict.fromkeys(block.arguments)
         self.is_view = [op.name in VIEWS for op in self.ops]
         self.operands: list[list[int]] = []

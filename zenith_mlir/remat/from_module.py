@@ -33,14 +33,12 @@ class Program:
 
     def fused_at(self, value: ir.Value) -> ir.Operation | None:
         """The operation that computes `value` in its users; None where `value` lies in memory or is constant."""
-        op = defining_op(value)
-        i = None if op is None else self.flow.number.get(op)
-        return None if i is None or self.fused.is_anchor[i] or self.flow.ops[i].name in FREE else op
+        i = self.flow.number.get(value)
+        return None if i is None or self.fused.is_anchor[i] or self.flow.ops[i].name in FREE else self.flow.ops[i]
 
     def is_backward(self, value: ir.Value) -> bool:
         """Whether an operation of the backward computes `value`."""
-        op = defining_op(value)
-        return op is not None and self.flow.number.get(op, -1) >= self.length
+        return self.flow.number.get(value, -1) >= self.length
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether `value` is a constant or counts."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defining_op
 from zenith_mlir.ir.loops import Loop
 from zenith_mlir.ir.stacks import Row, add_stacks, is_only_loaded, loads, recompute, stored
 from zenith_mlir.remat.costs import Rates
@@ -104,8 +103,7 @@ class _Body:
             if value in seen:
                 continue
             seen.add(value)
-            op = defining_op(value)
-            i = None if op is None else self._flow.number.get(op)
+            i = self._flow.number.get(value)
             if value in self._changing:
                 found[self._changing[value]] = None
             elif i is not None and self._fused.is_anchor[i]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from zenith_mlir.errors import OptionError, ZenithError, did_you_mean
 from zenith_mlir.remat.baselines import greedy_plans, segment_plans
 from zenith_mlir.remat.chain_plans import ChainPlans
@@ -12,6 +14,7 @@ from zenith_mlir.remat.cpsat import solve_cpsat
 from zenith_mlir.remat.cut import Hull, cut_plans
 from zenith_mlir.remat.frontier import Frontier, Plans, Point
 from zenith_mlir.remat.milp import solve_milp
+from zenith_mlir.remat.priced import priced_plans
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.referee import Referee, Search
 from zenith_mlir.remat.schedule import Plan, keep_all
@@ -91,9 +94,12 @@ class Solved:
         return min(source.minimum for source in self.sources)
 
 
-# Events (nodes and steps) of schedules that may be looked at for plans between the corners of a hull, for plans of the
-# chain, and in the local search.
+# Events (nodes and steps) of schedules that may be looked at for plans between the corners of a hull, for those of each
+# priced cut and of the chain, and in the local search.
 _MIXTURE_WORK = 1_000_000
+_PRICED_WORK = 20_000
+_PRICED_TRIES = 20
+_PRICED_BUDGETS = 32
 _CHAIN_WORK = 500_000
 _CHAIN_PLANS = 400
 _SEARCH_WORK = 20_000_000
@@ -131,6 +137,10 @@ def _optimal(problem: Problem, options: Options) -> Solved:
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
     events = problem.nodes + problem.steps
     frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem))])
+    tries = min(_PRICED_WORK // events, _PRICED_TRIES)
+    full = frontier.points[-1].peak
+    for plan in priced_plans(hull, np.linspace(frontier.minimum / 2, full, _PRICED_BUDGETS), tries):
+        frontier.add(plan)
     for point in chain.spread(min(_CHAIN_PLANS, _CHAIN_WORK // events)):
         frontier.keep(point)
     evaluations = _SEARCH_WORK // events
