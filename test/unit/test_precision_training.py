@@ -128,7 +128,7 @@ def test_clipping_sees_unscaled_gradients(scale: LossScale) -> None:
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from zenith_mlir.precision import DynamicLossScale, Policy, all_finite, train_step
+from zenith_mlir.precision import DynamicLossScale, Policy, train_step, value_and_grad
 
 policy, optimizer = Policy.parse("mixed_float16"), optax.sgd(0.125)
 w, scale = jnp.ones(2), DynamicLossScale(8.0, growth_interval=1)
@@ -174,8 +174,9 @@ for run in (auto_mesh, explicit_mesh, pmap, shard_map, checked_shard_map):
                 np.testing.assert_allclose(shard.reshape(np.shape(expected)), expected, err_msg=str(run))
 
 # The decision alone, with gradients that are left as each device has them.
-finite = jax.pmap(lambda x: (all_finite(x), all_finite(x, "d")), "d")(good.at[2, 1].set(jnp.inf))
-assert finite[0].tolist() == [True, True, False, True] and finite[1].tolist() == [False] * 4
+for axis_name, finite in ((None, [True, True, False, True]), ("d", [False] * 4), (("d",), [False] * 4)):
+    gradient = value_and_grad(loss, policy, scale, axis_name=axis_name)
+    assert jax.pmap(gradient, "d", in_axes=(None, 0))(w, good.at[2, 1].set(jnp.inf)).finite.tolist() == finite
 """
 
 

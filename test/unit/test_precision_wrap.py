@@ -68,6 +68,9 @@ class Normed(nnx.Module):
         assert y.dtype == jnp.bfloat16
         return y
 
+    def remember(self, x: jax.Array) -> None:
+        self.last = nnx.Cache(self.features(x))
+
 
 CALLS = {
     "module": lambda model, x: MIXED.wrap(model)(x),
@@ -91,6 +94,9 @@ def test_a_method_of_an_nnx_module_runs_under_the_policy() -> None:
     model = Normed(nnx.Rngs(0))
     assert MIXED.wrap(model.features)(X).dtype == jnp.float32
     assert dtypes(nnx.state(model)) == {"float32"}
+    # State that the call makes is the module's as well.
+    MIXED.wrap(model.remember)(X)
+    assert model.last.shape == (2, 4)
 
 
 class Plain(nn.Module):

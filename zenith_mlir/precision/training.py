@@ -61,8 +61,9 @@ def value_and_grad(
         loss: gives a scalar, or (scalar, anything) with `has_aux`. What it is differentiated by is a pytree of
             floating-point arrays, as for `jax.grad`: parameters of Linen, a state that `nnx.split` gives, the arrays of
             `equinox.partition`.
-        policy: `loss` is wrapped by it, all of it: sums over the batch are of `compute_dtype` too unless `loss` casts.
-            None where the model is wrapped and the loss around it is to stay as it is, which is the safer of the two.
+        policy: `loss` is wrapped by it, all of it: targets and sums over the batch are of `compute_dtype` too unless
+            `loss` casts, and float16 has no cotangent above 65504, which then limits the scale. None where the model is
+            wrapped and the loss around it stays in float32, which is the safer of the two.
         loss_scale: of this step. Inside of `jax.jit` it is an argument of the step, like parameters.
         argnums, has_aux: as of `jax.value_and_grad`.
         axis_name: axes of pmap or shard_map whose devices must agree on `finite`. It averages nothing.

@@ -105,6 +105,7 @@ def _nnx_cast(module: Any, policy: Policy) -> Any:
 def _nnx_write_back(module: Any, cast: Any) -> None:
     from flax import nnx
 
+    # Recent releases of Flax share the variables that were not cast; what the call adds is not shared.
     nnx.update(module, nnx.state(cast, nnx.Not(nnx.Param)))
 
 
