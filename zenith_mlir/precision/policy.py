@@ -64,8 +64,10 @@ class Policy:
 
     Hashable, so it may be a static argument. Dtypes are given as `jnp.bfloat16`, "bfloat16" or "bf16". Casts change
     arrays of real floating-point numbers; integers, booleans, complex numbers, PRNG keys and what is no array stay the
-    objects they are. XLA may leave out a rounding that float32 follows, unless a program is compiled with
-    `compiler_options={"xla_allow_excess_precision": False}`: results are better than the dtypes say then, not worse. Why parameters stay in float32: Micikevicius et al. 2018, "Mixed Precision Training", section 3.1.
+    objects they are. Why parameters stay in float32: Micikevicius et al. 2018, "Mixed Precision Training", section 3.1.
+
+    XLA may leave out a rounding after which float32 follows, on CPUs above all; a program compiled with
+    `compiler_options={"xla_allow_excess_precision": False}` rounds wherever the policy says.
 
     Raises:
         PolicyError: where a dtype is unknown or no floating-point type.
