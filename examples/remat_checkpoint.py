@@ -1,6 +1,6 @@
 """A train step in less memory: one line around the loss, and a budget.
 
-    python examples/remat_checkpoint.py --layers 8
+    python examples/remat_checkpoint.py --layers 6
 
 Prints, for several budgets, the temporary memory that XLA allocates for the step, its FLOPs, and how far its gradients
 are from those of the step without checkpoint.
@@ -49,7 +49,7 @@ def loss(ps: list[Arrays], x: jax.Array) -> jax.Array:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("layers", 6), ("batch", 4), ("sequence", 128), ("width", 128)):
+    for name, default in (("layers", 4), ("batch", 4), ("sequence", 128), ("width", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     ps = parameters(jax.random.key(0), args.layers, args.width)

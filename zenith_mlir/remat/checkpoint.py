@@ -39,7 +39,7 @@ _POLICIES: dict[str, Callable[..., Any]] = {
 def checkpoint(
     fun: Callable[..., Any] | None = None,
     *,
-    policy: str | Callable[..., Any] | None = "optimal",
+    policy: str | Callable[..., Any] | None = "fast",
     budget: str | int | Budget | None = None,
     offload: bool = False,
     prevent_cse: bool = True,
@@ -61,10 +61,10 @@ def checkpoint(
     Args:
         fun: Any function of pytrees that jax.checkpoint takes. Leaves that are no arrays (functions, strings) are left
             as they are. Without it the result is a decorator.
-        policy: A solver, `"optimal"`, `"sqrt"` (Chen et al. 2016), `"greedy"` and others in
-            `zenith_mlir.remat.solve.SOLVERS`; `"nothing"`, `"everything"`, `"dots"`, `"dots_no_batch"`, the policies of
-            JAX by these names; any other policy of JAX; or None, which is `"nothing"`. Policies of JAX make one
-            jax.checkpoint of all of `fun`.
+        policy: A solver: `"fast"`, `"optimal"`, which takes some ten times as long for what may be a few per cent,
+            `"sqrt"` (Chen et al. 2016), `"greedy"` and others in `zenith_mlir.remat.solve.SOLVERS`; `"nothing"`,
+            `"everything"`, `"dots"`, `"dots_no_batch"`, the policies of JAX by these names; any other policy of JAX; or
+            None, which is `"nothing"`. Policies of JAX make one jax.checkpoint of all of `fun`.
         budget: For a solver, either bytes (`"2GiB"`, an int), which all that is live at one moment in the forward and
             backward of one call is to fit in, beside arguments, results and gradients; or a percentage (`"50%"`), which
             bounds what is kept between the two as a part of what would be kept without checkpoint. That is the one for
@@ -127,7 +127,7 @@ def _apply_policy(policy: str | Callable[..., Any] | None, budget: Any, offload:
             shown = policy if isinstance(policy, str | None) else getattr(policy, "__name__", policy)
             raise OptionError(
                 f"{name} is for solvers, and the policy {shown} of JAX decides by itself; "
-                f'leave {name} out or use policy="optimal"'
+                f"leave {name} out or name a solver"
             )
     saveable = _POLICIES[policy] if isinstance(policy, str) else policy
     marked = Policy(saveable or jax.checkpoint_policies.nothing_saveable)

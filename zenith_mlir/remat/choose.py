@@ -36,7 +36,7 @@ def choose(program: Program, solver: str, budget: Budget | None, rates: Rates, *
     chooser = _Chooser(program, rates, solver, offload, is_share)
     if budget is not None:
         limit = budget.of(chooser.problem.residual_bytes)
-        for request in chooser.requests(limit, _TRIES):
+        for request in chooser.requests(limit + chooser.base, _TRIES):
             if (found := chooser.realised(request)).size <= limit:
                 return found.segments
     least = min(map(chooser.realised, chooser.requests(chooser.total, 4 * _TRIES)), key=lambda found: found.size)
@@ -61,17 +61,17 @@ class _Chooser:
     def __init__(self, program: Program, rates: Rates, solver: str, offload: bool, is_share: bool):
         self.problem, self.level, self.steps = problem_of_program(program, rates)
         self.is_share = is_share
-        self.stated = _only_kept(self.problem) if is_share else self.problem
+        # Solvers divide by budgets: none is 0.
+        self.base = self.problem.residual_bytes // 16 + 1 if is_share else 0
+        self.stated = _only_kept(self.problem, self.base) if is_share else self.problem
         self.solved = explore(self.stated, solver, offload=offload)
         self.total = simulate(self.stated, keep_all(self.stated)).peak
 
     def requests(self, limit: int, count: int) -> Iterator[int]:
         """Budgets to ask the solver for, from `limit` down to the least there is a plan for."""
         least = self.solved.minimum
-        if limit > least > 0:
-            yield from (int(request) for request in np.geomspace(limit, least, count)[:-1])
-        elif limit > least:
-            yield from np.linspace(limit, 0, count).astype(int)[:-1].tolist()
+        if limit > least:
+            yield from (int(request) for request in np.geomspace(limit, max(least, 1), count)[:-1])
         yield least
 
     def realised(self, request: int) -> _Realised:
@@ -83,10 +83,13 @@ class _Chooser:
         return _Realised(segments, kept if self.is_share else timeline.peak)
 
 
-def _only_kept(problem: Problem) -> Problem:
-    """The same problem where nothing takes room but what waits for the backward."""
+def _only_kept(problem: Problem, base: int) -> Problem:
+    """The same problem where nothing takes room but what waits for the backward, and `base` bytes throughout."""
     uses = [problem.needed.tolist()] if len(problem.needed) else []
-    nothing = np.zeros(problem.nodes, np.int64)
     return replace(
-        problem, uses=uses, transient=nothing, forward_base=nothing, backward_base=np.zeros(len(uses), np.int64)
+        problem,
+        uses=uses,
+        transient=np.zeros(problem.nodes, np.int64),
+        forward_base=np.full(problem.nodes, base),
+        backward_base=np.full(len(uses), base),
     )

@@ -132,6 +132,12 @@ def _chain(problem: Problem, options: Options) -> Solved:
     return Solved("chain", [Frontier(problem, [keep_all(problem)]), ChainPlans(problem)], _no_bound)
 
 
+def _fast(problem: Problem, options: Options) -> Solved:
+    """Cuts and the chain: what can be waited for while a program is traced."""
+    cut = _cut(problem, options)
+    return Solved("fast", [*cut.sources, ChainPlans(problem)], cut.lower_bound)
+
+
 def _optimal(problem: Problem, options: Options) -> Solved:
     """Cuts, segments and the chain, and for all but large problems a local search that begins with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
@@ -173,6 +179,7 @@ def _everything(problem: Problem, options: Options) -> Solved:
 
 SOLVERS: dict[str, Callable[[Problem, Options], Solved]] = {
     "optimal": _optimal,
+    "fast": _fast,
     "chain": _chain,
     "cut": _cut,
     "milp": _milp,
@@ -206,8 +213,8 @@ def solve(
     Args:
         problem: What there is to keep and to recompute.
         budget_bytes: Bytes that the schedule may need at any moment.
-        solver: A name in `SOLVERS`. The cost of `optimal`, `chain`, `cut`, `sqrt` and `greedy` is monotone in the
-            budget. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of all solvers.
+        solver: A name in `SOLVERS`. The cost of all but `milp` and `cpsat` is monotone in the budget. `fast` is
+            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of all solvers.
         offload: Whether values may also wait on the host, at the problem's `offload_cost`.
         time_limit: Seconds after which `milp` and `cpsat` stop.
 
