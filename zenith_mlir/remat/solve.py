@@ -214,7 +214,8 @@ def solve(
         problem: What there is to keep and to recompute.
         budget_bytes: Bytes that the schedule may need at any moment.
         solver: A name in `SOLVERS`. The cost of all but `milp` and `cpsat` is monotone in the budget. `fast` is
-            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of all solvers.
+            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of
+            all solvers.
         offload: Whether values may also wait on the host, at the problem's `offload_cost`.
         time_limit: Seconds after which `milp` and `cpsat` stop.
 
