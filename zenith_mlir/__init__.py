@@ -55,7 +55,7 @@ _HOMES = {
 }
 # `pipeline` is a module that can be called: `zenith.pipeline("default")` and `zenith_mlir.pipeline.Pipeline`
 # are both it.
-_SUBMODULES = ("certify", "memory", "ops", "pipeline")
+_SUBMODULES = ("certify", "memory", "ops", "pipeline", "precision")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

@@ -34,10 +34,10 @@ def relaxed_bound(
 ) -> float:
     """No plan whose schedule fits `budget_bytes` costs less, in seconds.
 
-    `moments`, 0 among them, are steps that cut the backward into sections. Whatever a plan does, when a section begins
-    some values wait (S), and in it some are computed or fetched at least once (R): a value used in it is one of both, as
-    are the operands of what is computed in it, and so is what waits for the next. All that wait fit beside the step that
-    begins, and beside what the step before it uses.
+    `moments`, 0 among them, are steps that cut the backward into sections. Whatever a plan does, when a section
+    begins some values wait (S), and in it some are computed or fetched at least once (R): a value used in it is one
+    of both, as are the operands of what is computed in it, and so is what waits for the next. All that wait fit
+    beside the step that begins, and beside what the step before it uses.
 
     Raises:
         ZenithError: if scipy is not installed.

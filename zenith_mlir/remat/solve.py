@@ -139,10 +139,10 @@ def _fast(problem: Problem, options: Options) -> Solved:
 
 
 def _optimal(problem: Problem, options: Options) -> Solved:
-    """Cuts and the chain, and for all but large problems a local search that begins with them."""
+    """Cuts, segments and the chain, and for all but large problems a local search that begins with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
     events = problem.nodes + problem.steps
-    frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem))])
+    frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem)), *segment_plans(problem)])
     tries = min(_PRICED_WORK // events, _PRICED_TRIES)
     full = frontier.points[-1].peak
     for plan in priced_plans(hull, np.linspace(frontier.minimum / 2, full, _PRICED_BUDGETS), tries):
