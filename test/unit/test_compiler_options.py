@@ -153,6 +153,10 @@ def test_policies_are_found_at_any_depth():
     assert keeps_barriers(jax.make_jaxpr(jax.grad(f))(W))
     assert keeps_barriers(jax.make_jaxpr(jax.vmap(jax.grad(f)))(np.stack([W, W])))
     assert not keeps_barriers(jax.make_jaxpr(gradient(None))(W))
+    # Without a gradient, or without barriers.
+    assert not keeps_barriers(jax.make_jaxpr(f)(W))
+    free = jax.checkpoint(layer, policy=NOTHING, prevent_cse=False)
+    assert not keeps_barriers(jax.make_jaxpr(jax.grad(lambda w: free(X, w).sum()))(W))
 
 
 def test_a_jax_that_compiles_otherwise_is_refused(monkeypatch):

@@ -19,7 +19,7 @@ from zenith_mlir.remat.solve import Infeasible, explore
 __all__ = ["choose"]
 
 # How many plans are looked at for one that fits.
-_TRIES = 12
+_TRIES = 24
 
 
 def choose(program: Program, solver: str, budget: Budget | None, rates: Rates, *, offload: bool = False) -> Segments:
@@ -39,7 +39,7 @@ def choose(program: Program, solver: str, budget: Budget | None, rates: Rates, *
         for request in chooser.requests(limit + chooser.base, _TRIES):
             if (found := chooser.realised(request)).size <= limit:
                 return found.segments
-    least = min(map(chooser.realised, chooser.requests(chooser.total, 4 * _TRIES)), key=lambda found: found.size)
+    least = min(map(chooser.realised, chooser.requests(chooser.total, 2 * _TRIES)), key=lambda found: found.size)
     if budget is not None and least.size > limit:
         raise Infeasible(limit, least.size, solver)
     return least.segments
