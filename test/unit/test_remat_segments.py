@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zenith_mlir.memory.sizes import Budget
+from zenith_mlir.remat.choose import choose
 from zenith_mlir.remat.from_lines import problem_of_program
 from zenith_mlir.remat.lines import Program
 from zenith_mlir.remat.rates import RATES
 from zenith_mlir.remat.schedule import keep_all, lazily, simulate
 from zenith_mlir.remat.segments import Segments
+from zenith_mlir.remat.solve import Infeasible
 
 LAYERS = 5
 W = np.ones((16, 16), "float32")
@@ -117,3 +122,19 @@ def test_bodies_of_loops_count_as_often_as_they_turn():
         for keep in (range(problem.nodes), np.flatnonzero(~problem.repeatable))
     )
     assert nothing < 0.8 * everything
+
+
+@pytest.mark.parametrize("f", [layers, looped])
+def test_what_is_chosen_fits(f):
+    """As segments, which compute more at once than the plans that solvers find."""
+    program, problem, level, steps = stated(f)
+    full = simulate(problem, keep_all(problem)).peak
+    with pytest.raises(Infeasible) as error:
+        choose(program, "fast", Budget(bytes=1), RATES["cpu"])
+    for budget in np.linspace(error.value.minimum, full, 6).astype(int).tolist():
+        segments = choose(program, "fast", Budget(bytes=budget), RATES["cpu"])
+        assert simulate(problem, segments.plan(problem, level, steps)).peak <= budget
+    for share in (0.5, 0.9):
+        segments = choose(program, "fast", Budget(share=Fraction(share)), RATES["cpu"])
+        kept = simulate(problem, segments.plan(problem, level, steps)).kept
+        assert problem.bytes[list(kept)].sum() <= share * problem.residual_bytes
