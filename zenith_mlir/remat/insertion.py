@@ -19,6 +19,9 @@ from zenith_mlir.remat.solve import Infeasible, Solution, solve
 
 __all__ = ["Choice", "Insertion", "Model", "entry_block"]
 
+# How often the room that recomputing takes in a loop is put right.
+_ROOMS = 3
+
 
 @dataclass(frozen=True)
 class Model:
@@ -128,10 +131,18 @@ def _solve_loop(scan: Scan, excess: int, total: int, solver: str) -> Solution | 
     if excess <= 0:
         return None
     budget = scan.stacked_bytes - min(excess * scan.stacked_bytes // total, scan.stacked_bytes)
-    try:
-        return solve(scan.problem, budget, solver)
-    except Infeasible as infeasible:
-        return solve(scan.problem, infeasible.minimum, solver)
+    room = 0
+    for _ in range(_ROOMS):
+        problem = scan.beside(room)
+        try:
+            solution = solve(problem, budget, solver)
+        except Infeasible as infeasible:
+            solution = solve(problem, infeasible.minimum, solver)
+        needed = scan.room(solution.plan)
+        if needed <= room or simulate(problem, solution.plan).peak - room + needed <= budget:
+            break
+        room = needed
+    return solution
 
 
 def _choices(program: Program, plan: Plan) -> list[Choice]:
