@@ -8,7 +8,7 @@ from zenith_mlir.errors import ZenithError
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.program import program_of
 from zenith_mlir.remat.referee import Result
-from zenith_mlir.remat.schedule import Plan
+from zenith_mlir.remat.schedule import Plan, keep_all
 
 __all__ = ["solve_milp"]
 
@@ -33,10 +33,13 @@ def solve_milp(
     program = program_of(problem, budget_bytes, offload=offload)
     if not program.possible:
         return Result(None, 0.0, True)
+    if not program.low:
+        return Result(keep_all(problem), 0.0, True)
     unit = max(program.cost, default=0.0) or 1.0
     values, starts = np.array(program.values), np.array(program.starts)
     # Bytes by the largest of their row, so that tolerances mean the same everywhere.
     scale = np.maximum.reduceat(np.abs(values), starts[:-1])
+    scale[scale == 0] = 1.0
     count = len(program.cost)
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = count, len(program.low)

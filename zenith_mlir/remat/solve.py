@@ -17,6 +17,7 @@ from zenith_mlir.remat.milp import solve_milp
 from zenith_mlir.remat.priced import priced_plans
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.referee import Referee, Search
+from zenith_mlir.remat.relaxation import peak_moments, relaxed_bound
 from zenith_mlir.remat.schedule import Plan, keep_all
 from zenith_mlir.remat.search import searched_plans
 
@@ -102,7 +103,10 @@ _PRICED_TRIES = 20
 _PRICED_BUDGETS = 32
 _CHAIN_WORK = 500_000
 _CHAIN_PLANS = 400
-_SEARCH_WORK = 20_000_000
+_SEARCH_WORK = 15_000_000
+# What the referees may spend on a bound for all plans, and at how many moments it looks.
+_BOUND_SECONDS = 10.0
+_MOMENTS = 5
 
 
 def _mixtures(problem: Problem) -> int:
@@ -135,12 +139,11 @@ def _chain(problem: Problem, options: Options) -> Solved:
 def _optimal(problem: Problem, options: Options) -> Solved:
     """Cuts and the chain, and for all but large problems a local search that begins with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
-    events = problem.nodes + problem.steps
+    events = problem.nodes + problem.steps + 1
     frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem))])
-    tries = min(_PRICED_WORK // events, _PRICED_TRIES)
-    full = frontier.points[-1].peak
-    for plan in priced_plans(hull, np.linspace(frontier.minimum / 2, full, _PRICED_BUDGETS), tries):
-        frontier.add(plan)
+    budgets = np.linspace(frontier.minimum / 2, frontier.points[-1].peak, min(_PRICED_BUDGETS, problem.nodes))
+    for point in priced_plans(hull, budgets, min(_PRICED_WORK // events, _PRICED_TRIES)):
+        frontier.keep(point)
     for point in chain.spread(min(_CHAIN_PLANS, _CHAIN_WORK // events)):
         frontier.keep(point)
     evaluations = _SEARCH_WORK // events
@@ -162,7 +165,15 @@ def _cpsat(problem: Problem, options: Options) -> Solved:
 def _referee(name: str, search: Search, problem: Problem, options: Options) -> Solved:
     first = _optimal(problem, options)
     referee = Referee(problem, first, search, offload=options.offload, time_limit=options.time_limit)
-    return Solved(name, [referee], lambda budget: max(referee.lower_bound(budget), first.lower_bound(budget)))
+
+    def lower_bound(budget_bytes: int) -> float:
+        best = referee.best(budget_bytes)
+        moments = peak_moments(problem, best.plan, _MOMENTS) if best and problem.steps else [0]
+        seconds = min(options.time_limit or _BOUND_SECONDS, _BOUND_SECONDS)
+        relaxed = relaxed_bound(problem, budget_bytes, moments, offload=options.offload, time_limit=seconds)
+        return max(referee.lower_bound(budget_bytes), first.lower_bound(budget_bytes), relaxed)
+
+    return Solved(name, [referee], lower_bound)
 
 
 def _everything(problem: Problem, options: Options) -> Solved:
