@@ -19,12 +19,12 @@ __all__ = ["ChainPlans"]
 # All the stages that a problem has, or where these are more than the first number, the second of much the same size.
 _STAGES = 128, 64
 _MODES = 16
-_WORK = 1_000_000
+_WORK = 700_000
 # The table of a chain has at most so many numbers, and no more slots than help.
 _NUMBERS = 2**23
 _SLOTS = 2000
 # How far the bytes of a simulated schedule may be below what the chain counts for it.
-_SURPLUS = 0.02
+_SURPLUS = 0.005
 
 
 class ChainPlans:

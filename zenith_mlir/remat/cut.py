@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,16 +97,16 @@ class Hull:
         room = budget_bytes - max(problem.forward_base[-1], problem.backward_base[0])
         return max(0.0, *(corner.value - corner.price * float(room) for corner in self.corners))
 
-    def mixtures(self, most: int) -> Iterator[Corner]:
+    def mixtures(self, most: int, *, both_ways: bool = True) -> Iterator[Corner]:
         """Choices between neighbouring corners, at most `most` for each way from one to the other.
 
         Where two corners differ they differ in parts of the graph that do not touch. Each may be as in the one or the
-        other, and seconds and bytes add up. Parts are taken over from the corner with more bytes one by one, in the
-        order of the program and backwards.
+        other, and seconds and bytes add up. Parts are taken over from the corner with more bytes one by one, from the
+        end of the program and, with `both_ways`, from its beginning.
         """
-        for few, many in zip(self.corners, self.corners[1:], strict=False):
+        for few, many in pairwise(self.corners):
             parts = self._parts(few, many)
-            for order in (parts, parts[::-1]):
+            for order in (parts[::-1], parts)[: 1 + both_ways]:
                 for count in np.unique(np.linspace(0, len(order), most + 2).astype(int))[1:-1].tolist():
                     swapped = np.zeros(self.problem.nodes, bool)
                     swapped[np.concatenate(order[:count])] = True

@@ -140,7 +140,8 @@ def _optimal(problem: Problem, options: Options) -> Solved:
     """Cuts and the chain, and for all but large problems a local search that begins with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
     events = problem.nodes + problem.steps + 1
-    frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem))])
+    mixtures = _mixtures(problem)
+    frontier = Frontier(problem, [keep_all(problem), *(cut_plans(hull, mixtures) if mixtures else ())])
     budgets = np.linspace(frontier.minimum / 2, frontier.points[-1].peak, min(_PRICED_BUDGETS, problem.nodes))
     for point in priced_plans(hull, budgets, min(_PRICED_WORK // events, _PRICED_TRIES)):
         frontier.keep(point)

@@ -20,6 +20,9 @@ from zenith_mlir.remat.search import movable
 
 __all__ = ["Stages"]
 
+# Modes between two corners of a hull: stages of equal layers have few corners, which are far apart.
+_MIXTURES = 3
+
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
@@ -177,7 +180,8 @@ def _ways(inside: Problem, leaves: Flags, modes: int) -> list[_Way]:
         choices = np.tile(always, (2 ** len(nodes), 1))
         choices[:, nodes] = np.arange(len(choices))[:, None] >> np.arange(len(nodes)) & 1
     else:
-        choices = np.array([corner.keep for corner in Hull(free, cuts=modes).corners])
+        hull = Hull(free, cuts=modes)
+        choices = np.array([corner.keep for corner in (*hull.corners, *hull.mixtures(_MIXTURES, both_ways=False))])
     ways = [_way(inside, leaves, keep) for keep in np.unique(choices, axis=0) if keep.any()]
     return [nothing, *_best(ways)]
 
