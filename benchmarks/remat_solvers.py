@@ -2,10 +2,10 @@
 
     python benchmarks/remat_solvers.py [--models VGG16,U-Net] [--budgets 8] [--time-limit 60] [--no-models] [--no-scale]
 
-For each model and budgets from the least to all that it needs: the cost of `optimal` (seconds recomputed, in percent of
-the forward), its ratio to the best plan that HiGHS finds in the time limit when it begins with that of `optimal`, to what
-HiGHS proves, and to the best bound that is proven for all plans; and the cost of the other solvers as a multiple of
-that of `optimal`. HiGHS is not asked where its program would have more than `--largest` variables.
+For each model and budgets from the least to all that it needs: the cost of `optimal` (seconds recomputed, in percent
+of the forward), its ratio to the best plan that HiGHS finds in the time limit when it begins with that of `optimal`, to
+what HiGHS proves, and to the best bound that is proven for all plans; and the cost of the other solvers as a multiple
+of that of `optimal`. HiGHS is not asked about problems of more nodes times steps than `--largest`.
 Then the dynamic program over chains and a program of 50,000 nodes.
 """
 

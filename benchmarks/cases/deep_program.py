@@ -10,8 +10,8 @@ _PRODUCTS = 8
 
 
 def deep_program(nodes: int, *, alike: bool = True) -> Problem:
-    """Layers of 35 nodes with a residual connection until there are `nodes`. In each, products of 4 units of memory and 10
-    of time, and cheap elementwise values of 4 and 16 units made of them; unless layers are `alike`, products of each
+    """Layers of 35 nodes with a residual connection until there are `nodes`. In each, products of 4 units of memory and
+    10 of time, and cheap elementwise values of 4 and 16 units made of them; unless layers are `alike`, products of each
     take up to a fifth more time.
     """
     r = random.Random(0)
