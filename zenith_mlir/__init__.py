@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from zenith_mlir.registry import option as option
     from zenith_mlir.registry import register as register
     from zenith_mlir.remarks import Remark as Remark
+    from zenith_mlir.remat.checkpoint import checkpoint as checkpoint
+    from zenith_mlir.remat.sequential import checkpoint_sequential as checkpoint_sequential
     from zenith_mlir.rewriting import ZenithWarning as ZenithWarning
     from zenith_mlir.target import Target as Target
 
@@ -42,6 +44,8 @@ _HOMES = {
     "Target": "target",
     "ZenithError": "errors",
     "ZenithWarning": "rewriting",
+    "checkpoint": "remat.checkpoint",
+    "checkpoint_sequential": "remat.sequential",
     "jit": "hook",
     "load": "module",
     "option": "registry",
@@ -51,7 +55,7 @@ _HOMES = {
 }
 # `pipeline` is a module that can be called: `zenith.pipeline("default")` and `zenith_mlir.pipeline.Pipeline`
 # are both it.
-_SUBMODULES = ("certify", "memory", "ops", "pipeline")
+_SUBMODULES = ("certify", "memory", "ops", "pipeline", "precision")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

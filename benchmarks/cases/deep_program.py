@@ -1,8 +1,10 @@
-"""A problem of rematerialization as deep transformers pose it, of any length."""
+"""Problems of rematerialization of any length: layers that are alike, and such that are not."""
 
 from __future__ import annotations
 
 import random
+
+import numpy as np
 
 from zenith_mlir.remat.problem import Problem
 
@@ -43,3 +45,20 @@ def deep_program(nodes: int, *, alike: bool = True) -> Problem:
         x = node(0.1, 4, x, out)
         layers.append([[out], *([i] for i in reversed(inner)), [normed], [x]])
     return Problem.of(cost, size, operands, [uses for layer in reversed(layers) for uses in layer], transient=transient)
+
+
+def uneven_program(nodes: int) -> Problem:
+    """Blocks of 5 nodes: a product, an activation, a product, a sum with what came in, and a norm; no two take the same
+    bytes or seconds.
+    """
+    blocks = nodes // 5
+    rng = np.random.default_rng(0)
+    operands: list[list[int]] = []
+    before: list[int] = []
+    for first in range(0, 5 * blocks, 5):
+        operands += [before, [first], [first + 1], [first + 2, *before], [first + 3]]
+        before = [first + 4]
+    sizes = (np.tile([4, 4, 1, 1, 1], blocks) * rng.uniform(0.5, 1.5, 5 * blocks) * 2**20).astype(int)
+    costs = np.tile([4.0, 0.3, 4.0, 0.1, 0.2], blocks) * rng.uniform(0.5, 1.5, 5 * blocks) * 1e-3
+    uses = [[i, *operands[i]] for i in reversed(range(5 * blocks))]
+    return Problem.of(costs.tolist(), sizes.tolist(), operands, uses)

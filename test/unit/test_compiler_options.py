@@ -89,6 +89,20 @@ def test_a_module_is_compiled_with_what_it_requires():
     np.testing.assert_allclose(module.compile()(W)[1], jax.grad(lambda w: layer(layer(X, w), w).sum())(W), rtol=1e-5)
 
 
+def test_small_loops_may_hold_barriers():
+    """XLA:CPU would make a kernel of this loop, and abort the process."""
+    block = jax.checkpoint(lambda x: jnp.sin(jnp.sin(x) * x), policy=NOTHING)
+
+    def loss(x):
+        return jax.lax.scan(lambda x, _: (block(x), None), x, length=3)[0].sum()
+
+    hook.install()
+    compiled = jax.jit(jax.grad(loss)).lower(X).compile()
+    assert "opt-barrier(" in compiled.as_text()
+    plain = jax.grad(lambda x: functools.reduce(lambda x, _: jnp.sin(jnp.sin(x) * x), range(3), x).sum())
+    np.testing.assert_allclose(compiled(X), plain(X), rtol=1e-5)
+
+
 def test_the_hook_completes_the_options_of_jit(spied):
     f = jax.jit(gradient(NOTHING))
     assert "zenith.cpu_compiler_options" in f.lower(W).as_text()
@@ -99,7 +113,7 @@ def test_the_hook_completes_the_options_of_jit(spied):
     assert spied == [
         KEEP_BARRIERS,
         KEEP_BARRIERS,
-        {LISTED: "algsimp,cse_barrier_expander", "xla_cpu_enable_fast_math": True},
+        {LISTED: f"algsimp,{KEEP_BARRIERS[LISTED]}", "xla_cpu_enable_fast_math": True},
     ]
 
 
@@ -126,7 +140,7 @@ def test_flags_of_the_process_are_kept():
     compiler_options.apply(module, "cuda", Options)
     assert Options.env_option_overrides == ()
     compiler_options.apply(module, "cpu", Options)
-    assert Options.env_option_overrides == [(LISTED, "rematerialization,cse_barrier_expander")]
+    assert Options.env_option_overrides == [(LISTED, f"rematerialization,{KEEP_BARRIERS[LISTED]}")]
 
 
 def test_policies_are_found_at_any_depth():
@@ -139,6 +153,10 @@ def test_policies_are_found_at_any_depth():
     assert keeps_barriers(jax.make_jaxpr(jax.grad(f))(W))
     assert keeps_barriers(jax.make_jaxpr(jax.vmap(jax.grad(f)))(np.stack([W, W])))
     assert not keeps_barriers(jax.make_jaxpr(gradient(None))(W))
+    # Without a gradient, or without barriers.
+    assert not keeps_barriers(jax.make_jaxpr(f)(W))
+    free = jax.checkpoint(layer, policy=NOTHING, prevent_cse=False)
+    assert not keeps_barriers(jax.make_jaxpr(jax.grad(lambda w: free(X, w).sum()))(W))
 
 
 def test_a_jax_that_compiles_otherwise_is_refused(monkeypatch):

@@ -17,8 +17,9 @@ __all__ = ["KEEP_BARRIERS", "apply", "merge", "require", "required"]
 ATTRIBUTE = "zenith.cpu_compiler_options"
 
 # XLA:CPU removes every optimization_barrier before its last common subexpression elimination, which then finds that
-# what is computed again has been computed before. Without this pass barriers stay until buffers are assigned.
-KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# what is computed again has been computed before. Without that pass barriers stay until buffers are assigned. The
+# second pass makes one kernel of a small loop, and XLA aborts the process if it holds a barrier (jaxlib 0.10 to 0.12).
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
 
 # Options that are lists: their items are united. Of any other option one value has to win.
 _LISTS = frozenset({"xla_disable_hlo_passes"})

@@ -8,7 +8,7 @@ import numpy as np
 
 from zenith_mlir.remat.boundaries import Boundaries
 from zenith_mlir.remat.chain_tables import ChainTables
-from zenith_mlir.remat.frontier import Point, point_of
+from zenith_mlir.remat.frontier import Point, cheapest_fitting, point_of
 from zenith_mlir.remat.pinned import pinned, without
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan, keep_all, simulate
@@ -23,8 +23,8 @@ _WORK = 700_000
 # The table of a chain has at most so many numbers, and no more slots than help.
 _NUMBERS = 2**23
 _SLOTS = 2000
-# How far the bytes of a simulated schedule may be below what the chain counts for it.
-_SURPLUS = 0.005
+# Rounded to slots, memory falls only roughly from plan to plan: so many beyond the first that does not fit are tried.
+_BEYOND = 8
 
 
 class ChainPlans:
@@ -55,15 +55,9 @@ class ChainPlans:
         return self._points[slots]
 
     def best(self, budget_bytes: int) -> Point | None:
-        """The plan with most memory that fits. Memories are tried downwards from a little above the budget, so that the
-        cost is monotone in it.
-        """
-        most = budget_bytes / self.slot_bytes * (1 + _SURPLUS) + 1
-        for slots in self.slots[self.slots <= most][::-1].tolist():
-            point = self.point(slots)
-            if point.peak <= budget_bytes:
-                return point
-        return None
+        """The plan with most memory that fits, as simulated."""
+        slots = self.slots[::-1].tolist()
+        return cheapest_fitting(lambda k: self.point(slots[k]), len(slots), budget_bytes, _BEYOND)
 
     def spread(self, count: int) -> Iterator[Point]:
         """The plans for `count` memories from the least to the most."""

@@ -99,12 +99,12 @@ def search(
         try:
             insertion = solve(budget)
         except Infeasible as infeasible:
-            if tried:
-                break
             if not goal.is_measured:
+                if tried:
+                    break
                 raise
             # What XLA allocates may be less than the model says; the very least leaves its scheduler no room.
-            insertion = _least(infeasible.minimum * 11 // 10, solve)
+            insertion = _least(infeasible.minimum if tried else infeasible.minimum * 11 // 10, solve)
         if any(insertion.peak == earlier.insertion.peak for earlier in tried):
             break
         tried.append(Tried(insertion, measure(insertion)))

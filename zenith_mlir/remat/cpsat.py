@@ -38,7 +38,7 @@ def solve_cpsat(
         ZenithError: if OR-tools is not installed, or fails.
     """
     if importlib.util.find_spec("ortools") is None:
-        raise ZenithError("solver cpsat needs OR-tools: pip install ortools")
+        raise ZenithError('solver cpsat needs OR-tools: pip install "zenith_mlir[cpsat]"')
     program = program_of(problem, budget_bytes, offload=offload)
     if not program.possible:
         return Result(None, 0.0, True)

@@ -117,12 +117,13 @@ class _Flattener:
         return results
 
 
-def flatten(jaxpr: ClosedJaxpr) -> FlatJaxpr:
-    """The equations of `jaxpr` that matter for its outputs or have effects, in order."""
+def flatten(jaxpr: ClosedJaxpr | Jaxpr) -> FlatJaxpr:
+    """The equations of `jaxpr`, closed or not, that matter for its outputs or have effects, in order."""
     flat = _Flattener()
-    inputs: list[int | None] = [flat.new(v.aval) for v in jaxpr.jaxpr.invars]
-    constants: list[int | None] = [flat.new(v.aval) for v in jaxpr.jaxpr.constvars]
-    outputs = tuple(flat.run(jaxpr.jaxpr, inputs, constants))
+    inner: Any = getattr(jaxpr, "jaxpr", jaxpr)
+    inputs: list[int | None] = [flat.new(v.aval) for v in inner.invars]
+    constants: list[int | None] = [flat.new(v.aval) for v in inner.constvars]
+    outputs = tuple(flat.run(inner, inputs, constants))
     live = set(outputs)
     equations: list[Equation] = []
     for equation in reversed(flat.equations):

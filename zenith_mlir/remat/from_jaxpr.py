@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,10 @@ from zenith_mlir.remat.rates import FUNCTIONS, RATES, Rates
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
-__all__ = ["TracedProblem", "problem_of", "problem_of_vjp"]
+__all__ = ["STANDS_ALONE", "VIEWS", "TracedProblem", "is_elementwise", "is_fused", "problem_of", "problem_of_vjp"]
 
 # Their result is their first operand in another shape: no memory of its own.
-_VIEWS = frozenset({
+VIEWS = frozenset({
     "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "stop_gradient", "copy", "copy_p",
     "name", "optimization_barrier", "bitcast_convert_type",
 })  # fmt: skip
@@ -27,7 +27,7 @@ _RANDOM = frozenset({
     "random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform",
 })  # fmt: skip
 # Never fused, although the shapes of some look elementwise.
-_STANDS_ALONE = frozenset({
+STANDS_ALONE = frozenset({
     "dot_general", "conv_general_dilated", "concatenate", "cumsum", "cumprod", "cummax", "cummin",
     "cumlogsumexp", "sort", "top_k", "scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter_min",
     "scatter_max", "dynamic_update_slice", "scan", "while", "cond", "fft", "cholesky", "triangular_solve",
@@ -107,15 +107,22 @@ def problem_of(
     return _Builder(flatten(jaxpr), frozenset(cotangents), rates, repeat_random).build()
 
 
-def _is_elementwise(equation: Equation) -> bool:
+def is_elementwise(equation: Equation) -> bool:
+    """Whether each element of the result comes from one element of each operand."""
     size = elements(equation.result_types[0])
-    alone = equation.name in _STANDS_ALONE or equation.name in _RANDOM or len(equation.results) > 1
+    alone = equation.name in STANDS_ALONE or equation.name in _RANDOM or len(equation.results) > 1
     return not alone and all(elements(t) <= size for t in equation.operand_types)
 
 
 def _reads_in_passing(equation: Equation) -> bool:
-    reduces = equation.name.startswith("reduce_") and equation.name not in _STANDS_ALONE
-    return reduces or equation.name in _READS or _is_elementwise(equation)
+    reduces = equation.name.startswith("reduce_") and equation.name not in STANDS_ALONE
+    return reduces or equation.name in _READS or is_elementwise(equation)
+
+
+def is_fused(equation: Equation, users: Sequence[Equation]) -> bool:
+    """Whether XLA computes an equation inside of its users, so that its result is never in memory."""
+    few = len(users) <= (1 if equation.name in FUNCTIONS else _DUPLICATES)
+    return bool(users) and few and is_elementwise(equation) and all(map(_reads_in_passing, users))
 
 
 class _Builder:
@@ -134,7 +141,7 @@ class _Builder:
         for equation in flat.equations:
             # What follows and depends on no cotangent (weights turned around, repeated forwards) is run there too.
             in_backward = in_backward or not cotangents.isdisjoint(equation.reads)
-            if equation.name in _VIEWS:
+            if equation.name in VIEWS:
                 self.see_through(equation)
             elif equation.reads or equation.has_effects:
                 # Others make constants.
@@ -164,9 +171,7 @@ class _Builder:
 
     def bytes_in_passing(self, equation: Equation) -> int:
         users = [user for x in equation.results for user in self.users.get(x, [])]
-        few = len(users) <= (1 if equation.name in FUNCTIONS else _DUPLICATES)
-        fused = bool(users) and few and _is_elementwise(equation) and all(map(_reads_in_passing, users))
-        return 0 if fused else self.bytes(equation)
+        return 0 if is_fused(equation, users) else self.bytes(equation)
 
     def repeatable(self, equation: Equation) -> bool:
         return not equation.has_effects and (self.repeat_random or equation.name not in _RANDOM)

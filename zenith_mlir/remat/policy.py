@@ -22,7 +22,7 @@ class Policy:
 
 
 def keeps_barriers(jaxpr: Any) -> bool:
-    """Whether something in `jaxpr`, at any depth, is computed again under a `Policy`."""
+    """Whether something in `jaxpr`, at any depth, is computed again behind a barrier under a `Policy`."""
     seen: set[int] = set()
     stack = [jaxpr]
     while stack:
@@ -31,10 +31,16 @@ def keeps_barriers(jaxpr: Any) -> bool:
             continue
         seen.add(id(inner))
         for eqn in inner.eqns:
-            if isinstance(eqn.params.get("policy"), Policy):
+            if isinstance(eqn.params.get("policy"), Policy) and _has_barrier(eqn.params):
                 return True
             stack.extend(_jaxprs(eqn.params))
     return False
+
+
+def _has_barrier(params: dict[str, Any]) -> bool:
+    """Whether jax.checkpoint lowers to one: in a backward, unless told that it need not."""
+    prevent_cse = params.get("prevent_cse", True)
+    return params.get("differentiated", True) and (any(prevent_cse) if isinstance(prevent_cse, tuple) else prevent_cse)
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from zenith_mlir.remat.flat_jaxpr import Equation, elements, flatten, nbytes
 
-__all__ = ["FUNCTIONS", "RATES", "Rates", "flops"]
+__all__ = ["FUNCTIONS", "RATES", "Rates", "flops", "rates_here"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ RATES = {
     "cpu": Rates(products=1e11, narrow_products=1e11, bandwidth=1.5e10, functions=1e9),
     "gpu": Rates(products=2e14, narrow_products=5e14, bandwidth=2.5e12, functions=1e12, host_bandwidth=5e10),
 }
+
+
+def rates_here() -> Rates:
+    """The rates of the kind of machine that JAX uses by default."""
+    import jax
+
+    return RATES["cpu" if jax.default_backend() == "cpu" else "gpu"]
 
 
 def flops(equation: Equation) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from zenith_mlir.errors import OptionError, ZenithError, did_you_mean
 from zenith_mlir.remat.baselines import greedy_plans, segment_plans
+from zenith_mlir.remat.boundaries import Boundaries
 from zenith_mlir.remat.chain_plans import ChainPlans
 from zenith_mlir.remat.cpsat import solve_cpsat
 from zenith_mlir.remat.cut import Hull, cut_plans
@@ -20,6 +21,7 @@ from zenith_mlir.remat.referee import Referee, Search
 from zenith_mlir.remat.relaxation import peak_moments, relaxed_bound
 from zenith_mlir.remat.schedule import Plan, keep_all
 from zenith_mlir.remat.search import searched_plans
+from zenith_mlir.remat.sections import Sections
 
 __all__ = ["SOLVERS", "Infeasible", "Options", "Solution", "Solved", "explore", "solve"]
 
@@ -103,6 +105,9 @@ _PRICED_TRIES = 20
 _PRICED_BUDGETS = 32
 _CHAIN_WORK = 500_000
 _CHAIN_PLANS = 400
+_SECTIONS = 1, 16, 64, 256
+# Of problems with more events only the finer ones.
+_MANY_EVENTS = 50_000
 _SEARCH_WORK = 15_000_000
 # What the referees may spend on a bound for all plans, and at how many moments it looks.
 _BOUND_SECONDS = 10.0
@@ -129,19 +134,35 @@ def _greedy(problem: Problem, options: Options) -> Solved:
 def _cut(problem: Problem, options: Options) -> Solved:
     hull = Hull(problem, offload=options.offload)
     plans = [keep_all(problem), *cut_plans(hull, _mixtures(problem))]
-    return Solved("cut", [Frontier(problem, plans)], hull.lower_bound)
+    return Solved("cut", [Frontier(problem, plans), *_sections(hull)], hull.lower_bound)
+
+
+def _sections(hull: Hull) -> list[Sections]:
+    if not hull.corners:
+        return []
+    problem, boundaries = hull.problem, Boundaries(hull.problem)
+    counts = _SECTIONS if problem.nodes + problem.steps <= _MANY_EVENTS else _SECTIONS[-2:]
+    return [Sections(hull, boundaries, count) for count in counts]
 
 
 def _chain(problem: Problem, options: Options) -> Solved:
     return Solved("chain", [Frontier(problem, [keep_all(problem)]), ChainPlans(problem)], _no_bound)
 
 
+def _fast(problem: Problem, options: Options) -> Solved:
+    """Cuts and the chain: what can be waited for while a program is traced."""
+    cut = _cut(problem, options)
+    return Solved("fast", [*cut.sources, ChainPlans(problem)], cut.lower_bound)
+
+
 def _optimal(problem: Problem, options: Options) -> Solved:
-    """Cuts and the chain, and for all but large problems a local search that begins with them."""
+    """Cuts, segments and the chain, and for all but large problems a local search that begins with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
     events = problem.nodes + problem.steps + 1
-    mixtures = _mixtures(problem)
-    frontier = Frontier(problem, [keep_all(problem), *(cut_plans(hull, mixtures) if mixtures else ())])
+    frontier = Frontier(problem, [keep_all(problem)])
+    if mixtures := _mixtures(problem):
+        for plan in (*cut_plans(hull, mixtures), *segment_plans(problem)):
+            frontier.add(plan)
     budgets = np.linspace(frontier.minimum / 2, frontier.points[-1].peak, min(_PRICED_BUDGETS, problem.nodes))
     for point in priced_plans(hull, budgets, min(_PRICED_WORK // events, _PRICED_TRIES)):
         frontier.keep(point)
@@ -152,7 +173,7 @@ def _optimal(problem: Problem, options: Options) -> Solved:
         known = [point.plan for point in frontier.points]
         for plan in searched_plans(problem, known, evaluations, options.offload):
             frontier.add(plan)
-    return Solved("optimal", [frontier, chain], hull.lower_bound)
+    return Solved("optimal", [frontier, chain, *_sections(hull)], hull.lower_bound)
 
 
 def _milp(problem: Problem, options: Options) -> Solved:
@@ -185,6 +206,7 @@ def _everything(problem: Problem, options: Options) -> Solved:
 
 SOLVERS: dict[str, Callable[[Problem, Options], Solved]] = {
     "optimal": _optimal,
+    "fast": _fast,
     "chain": _chain,
     "cut": _cut,
     "milp": _milp,
@@ -218,8 +240,9 @@ def solve(
     Args:
         problem: What there is to keep and to recompute.
         budget_bytes: Bytes that the schedule may need at any moment.
-        solver: A name in `SOLVERS`. The cost of `optimal`, `chain`, `cut`, `sqrt` and `greedy` is monotone in the
-            budget. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of all solvers.
+        solver: A name in `SOLVERS`. The cost of all but `milp` and `cpsat` is monotone in the budget. `fast` is
+            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of
+            all solvers.
         offload: Whether values may also wait on the host, at the problem's `offload_cost`.
         time_limit: Seconds after which `milp` and `cpsat` stop.
 

@@ -20,8 +20,9 @@ from zenith_mlir.remat.search import movable
 
 __all__ = ["Stages"]
 
-# Modes between two corners of a hull: stages of equal layers have few corners, which are far apart.
+# Modes between two corners of a hull that are apart by so much of the bytes: stages of equal layers have few corners.
 _MIXTURES = 3
+_APART = 0.1
 
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
@@ -181,7 +182,8 @@ def _ways(inside: Problem, leaves: Flags, modes: int) -> list[_Way]:
         choices[:, nodes] = np.arange(len(choices))[:, None] >> np.arange(len(nodes)) & 1
     else:
         hull = Hull(free, cuts=modes)
-        choices = np.array([corner.keep for corner in (*hull.corners, *hull.mixtures(_MIXTURES, both_ways=False))])
+        between = hull.mixtures(_MIXTURES, both_ways=False, apart=_APART)
+        choices = np.array([corner.keep for corner in (*hull.corners, *between)])
     ways = [_way(inside, leaves, keep) for keep in np.unique(choices, axis=0) if keep.any()]
     return [nothing, *_best(ways)]
 
