@@ -24,7 +24,7 @@ import zenith_mlir as zenith
 from attention_fuzz.inputs import SETS, Array, draw
 from attention_fuzz.source import Program
 from zenith_mlir.certify import Case
-from zenith_mlir.certify.pair import Trio, _narrowest_ulp
+from zenith_mlir.certify.pair import Trio, narrowest_ulp
 from zenith_mlir.ir.executable import ExecutableError, compile_module
 from zenith_mlir.ir.float64 import to_float64
 from zenith_mlir.ir.symbols import functions
@@ -200,7 +200,7 @@ def _judge(
 def _cases(original: zenith.Module, lowered: zenith.Module, arrays: Mapping[str, Sequence[Array]]) -> list[Case]:
     cpu = Target.parse("cpu")
     programs = (original, lowered, to_float64(original))
-    trio = Trio(*(compile_module(m, cpu, compiler_options=quick_options()) for m in programs), _narrowest_ulp(original))
+    trio = Trio(*(compile_module(m, cpu, compiler_options=quick_options()) for m in programs), narrowest_ulp(original))
     return [case for name, own in arrays.items() for case in trio.judge(name, own)]
 
 
