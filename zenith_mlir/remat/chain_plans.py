@@ -11,7 +11,7 @@ from zenith_mlir.remat.chain_tables import ChainTables
 from zenith_mlir.remat.frontier import Point, cheapest_fitting, point_of
 from zenith_mlir.remat.pinned import pinned, without
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.schedule import Plan, keep_all, simulate
+from zenith_mlir.remat.schedule import Plan, keep_all, simulate, useful
 from zenith_mlir.remat.stages import Stages
 
 __all__ = ["ChainPlans"]
@@ -51,7 +51,7 @@ class ChainPlans:
             plan = self.stages.plan(self.tables.moves(slots))
             if self.kept.any():
                 plan = Plan(tuple(tuple(i for i in batch if not self.kept[i]) for batch in plan.recompute))
-            self._points[slots] = point_of(self.problem, plan)
+            self._points[slots] = point_of(self.problem, useful(self.problem, plan))
         return self._points[slots]
 
     def best(self, budget_bytes: int) -> Point | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -92,13 +93,26 @@ class Hull:
         cost = float(problem.cost[choice.again].sum() + problem.offload_cost[away].sum())
         return Corner(price, keep, away, choice.again, float(problem.bytes[keep].sum()), cost, choice.value)
 
-    def lower_bound(self, budget_bytes: int) -> float:
-        """No plan whose schedule fits `budget_bytes` costs less, in seconds."""
+    def lower_bound(self, budget_bytes: int, cuts: int = 0) -> float:
+        """No plan whose schedule fits `budget_bytes` costs less, in seconds. Up to `cuts` more cuts look for the price
+        that shows it best.
+        """
         problem = self.problem
         if not self.corners:
             return 0.0
-        room = budget_bytes - max(problem.forward_base[-1], problem.backward_base[0])
-        return max(0.0, *(corner.value - corner.price * float(room) for corner in self.corners))
+        room = float(budget_bytes - max(problem.forward_base[-1], problem.backward_base[0]))
+        bound = max(0.0, *(corner.value - corner.price * room for corner in self.corners))
+        at = bisect_right(self.corners, room, key=lambda corner: corner.bytes)
+        if not 0 < at < len(self.corners):
+            return bound
+        few, many = self.corners[at - 1], self.corners[at]
+        for _ in range(cuts):
+            middle = self.at((few.cost - many.cost) / (many.bytes - few.bytes))
+            bound = max(bound, middle.value - middle.price * room)
+            if not few.bytes < middle.bytes < many.bytes:
+                break
+            few, many = (middle, many) if middle.bytes <= room else (few, middle)
+        return bound
 
     def mixtures(self, most: int, *, both_ways: bool = True, apart: float = 0.0) -> Iterator[Corner]:
         """Choices between neighbouring corners that are `apart` by so much of the bytes, at most `most` for each way

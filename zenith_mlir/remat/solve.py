@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from zenith_mlir.remat.milp import solve_milp
 from zenith_mlir.remat.priced import priced_plans
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.referee import Referee, Search
+from zenith_mlir.remat.refine import refine
 from zenith_mlir.remat.relaxation import peak_moments, relaxed_bound
 from zenith_mlir.remat.schedule import Plan, keep_all
 from zenith_mlir.remat.search import searched_plans
@@ -98,7 +100,7 @@ class Solved:
 
 
 # Events (nodes and steps) of schedules that may be looked at for plans between the corners of a hull, for those of each
-# priced cut and of the chain, and in the local search.
+# priced cut and of the chain, in the local search, and in that among plans that run a node twice.
 _MIXTURE_WORK = 1_000_000
 _PRICED_WORK = 20_000
 _PRICED_TRIES = 20
@@ -109,6 +111,10 @@ _SECTIONS = 1, 16, 64, 256
 # Of problems with more events only the finer ones.
 _MANY_EVENTS = 50_000
 _SEARCH_WORK = 15_000_000
+_REFINE_WORK = 400_000
+_REFINE_TRIES = 2000
+# Cuts that look for the best bound for a budget.
+_BOUND_CUTS = 10
 # What the referees may spend on a bound for all plans, and at how many moments it looks.
 _BOUND_SECONDS = 10.0
 _MOMENTS = 5
@@ -156,7 +162,7 @@ def _fast(problem: Problem, options: Options) -> Solved:
 
 
 def _optimal(problem: Problem, options: Options) -> Solved:
-    """Cuts, segments and the chain, and for all but large problems a local search that begins with them."""
+    """Cuts, segments and the chain, and for all but large problems local searches that begin with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
     events = problem.nodes + problem.steps + 1
     frontier = Frontier(problem, [keep_all(problem)])
@@ -173,7 +179,9 @@ def _optimal(problem: Problem, options: Options) -> Solved:
         known = [point.plan for point in frontier.points]
         for plan in searched_plans(problem, known, evaluations, options.offload):
             frontier.add(plan)
-    return Solved("optimal", [frontier, chain, *_sections(hull)], hull.lower_bound)
+    if (tries := min(_REFINE_WORK // events, _REFINE_TRIES)) > problem.nodes:
+        refine(frontier, tries)
+    return Solved("optimal", [frontier, chain, *_sections(hull)], partial(hull.lower_bound, cuts=_BOUND_CUTS))
 
 
 def _milp(problem: Problem, options: Options) -> Solved:
@@ -241,8 +249,8 @@ def solve(
         problem: What there is to keep and to recompute.
         budget_bytes: Bytes that the schedule may need at any moment.
         solver: A name in `SOLVERS`. The cost of all but `milp` and `cpsat` is monotone in the budget. `fast` is
-            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of
-            all solvers.
+            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`, which is all
+            there is of problems too large for them; `all` takes the best of all solvers.
         offload: Whether values may also wait on the host, at the problem's `offload_cost`.
         time_limit: Seconds after which `milp` and `cpsat` stop.
 

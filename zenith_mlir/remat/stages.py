@@ -30,12 +30,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """A mode of some stages together, by nodes counted from their start; `step_peaks` are the bytes live in each step,
-    base left out.
+    """A mode of some stages together, by nodes counted from their start, `recompute` by steps from theirs; `step_peaks`
+    are the bytes live in each step, base left out.
     """
 
     keep: Indices
-    recompute: tuple[tuple[int, ...], ...]
+    recompute: tuple[tuple[int, tuple[int, ...]], ...]
     bytes: int
     forward_cost: float
     backward_cost: float
@@ -135,8 +135,9 @@ class Stages:
             if isinstance(move, Back):
                 way, span = self.ways[move.stage][move.mode]
                 start = int(self.starts[move.stage])
-                for batch, nodes in zip(recompute[self.steps[move.stage + span] :], way.recompute, strict=False):
-                    batch.extend(start + i for i in nodes)
+                first = self.steps[move.stage + span]
+                for t, nodes in way.recompute:
+                    recompute[first + t].extend([start + i for i in nodes])
             elif move.before is not None:
                 recompute[self.steps[move.before + 1]].extend(self._forward(move))
         return Plan(tuple(map(tuple, recompute)))
@@ -209,7 +210,7 @@ def _way(inside: Problem, leaves: Flags, keep: Flags) -> _Way:
     run = _ancestors(inside, keep | leaves)
     return _Way(
         kept,
-        plan.recompute,
+        tuple((t, nodes) for t, nodes in enumerate(plan.recompute) if nodes),
         int(inside.bytes[keep & ~leaves].sum()),
         float(inside.cost[run].sum()),
         plan.cost(inside),
