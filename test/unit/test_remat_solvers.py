@@ -151,11 +151,11 @@ def test_milp_of_values_without_bytes():
 @pytest.mark.parametrize("solver", ["milp", "cpsat"])
 def test_referees_leave_large_problems_to_optimal(solver, monkeypatch):
     pytest.importorskip("highspy" if solver == "milp" else "ortools")
-    monkeypatch.setattr("zenith_mlir.remat.program._LARGEST", 100)
-    problem = some_problem(7, 8, 4)
-    budget = explore(problem).minimum
+    monkeypatch.setattr("zenith_mlir.remat.program._LARGEST", 50)
+    problem = some_problem(7, 5, 4)
     assert is_too_large(problem)
-    assert solve(problem, budget, solver).plan == solve(problem, budget).plan
+    best = explore(problem)
+    assert solve(problem, best.minimum, solver).cost == best.solve(best.minimum).cost
 
 
 def test_referees_send_values_to_the_host_where_that_is_cheaper():
@@ -204,7 +204,7 @@ def test_optimal_offloads_as_well_as_any_lazy_plan(seed):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.floats(0, 1))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 def test_solutions_are_what_they_say(seed, nodes, steps, has_pinned, share):
     problem = some_problem(seed, nodes, steps, pinned=has_pinned)
     full = simulate(problem, keep_all(problem)).peak
@@ -224,7 +224,7 @@ def test_solutions_are_what_they_say(seed, nodes, steps, has_pinned, share):
 
 
 @pytest.mark.parametrize("solver", HEURISTICS)
-@pytest.mark.parametrize("problem", [layers(6), some_problem(7, 14, 9)], ids=["layers", "random"])
+@pytest.mark.parametrize("problem", [layers(4), some_problem(7, 12, 7)], ids=["layers", "random"])
 def test_cost_is_monotone_in_the_budget(solver, problem):
     solved = explore(problem, solver)
     budgets = range(solved.minimum, simulate(problem, keep_all(problem)).peak + 1)

@@ -23,8 +23,10 @@ _WORK = 700_000
 # The table of a chain has at most so many numbers, and no more slots than help.
 _NUMBERS = 2**23
 _SLOTS = 2000
-# Rounded to slots, memory falls only roughly from plan to plan: so many beyond the first that does not fit are tried.
-_BEYOND = 8
+# Rounded to slots, memory falls only roughly from plan to plan: where bisection ends, cheaper plans are tried that
+# should need little more than the budget, as many as make so many events, and no less than a few.
+_SURPLUS = 0.02
+_BEYOND_WORK, _BEYOND = 100_000, 8
 
 
 class ChainPlans:
@@ -57,7 +59,9 @@ class ChainPlans:
     def best(self, budget_bytes: int) -> Point | None:
         """The plan with most memory that fits, as simulated."""
         slots = self.slots[::-1].tolist()
-        return cheapest_fitting(lambda k: self.point(slots[k]), len(slots), budget_bytes, _BEYOND)
+        beyond = max(_BEYOND, _BEYOND_WORK // (self.problem.nodes + self.problem.steps + 1))
+        hopeless = int((self.slots > budget_bytes / self.slot_bytes * (1 + _SURPLUS) + 1).sum())
+        return cheapest_fitting(lambda k: self.point(slots[k]), len(slots), budget_bytes, beyond, hopeless)
 
     def spread(self, count: int) -> Iterator[Point]:
         """The plans for `count` memories from the least to the most."""
