@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.ir.facts import shape, splat, users
+from zenith_mlir.ir.facts import users
 from zenith_mlir.ir.inline import inline_all_calls
 from zenith_mlir.ir.location import source_frame
 from zenith_mlir.ir.loops import Loop
@@ -24,6 +24,7 @@ from zenith_mlir.ir.signature import main_function, numpy_dtype
 from zenith_mlir.memory.memory_report import MemoryReport
 from zenith_mlir.memory.timeline import Moment, Timeline, Value
 from zenith_mlir.module import Module
+from zenith_mlir.remat.kinds import FREE, FUSED, is_costly
 
 __all__ = ["estimate", "estimated_report", "tensor_bytes"]
 
@@ -81,20 +82,9 @@ def _names(text: str) -> frozenset[str]:
 
 
 _VIEWS = _names("after_all bitcast_convert create_token get_tuple_element optimization_barrier reshape transpose tuple")
-_CHEAP = _names("""
-    abs add and broadcast_in_dim ceil clamp compare complex constant convert count_leading_zeros divide dynamic_iota
-    dynamic_slice floor imag iota is_finite maximum minimum multiply negate not or pad popcnt real reduce_precision
-    remainder reverse round_nearest_afz round_nearest_even select shift_left shift_right_arithmetic shift_right_logical
-    sign slice square subtract xor
-""")
-_DEAR = _names("""
-    acos acosh asin asinh atan2 atanh cbrt cosh cosine digamma erf erf_inv erfc exponential exponential_minus_one lgamma
-    log log_plus_one logistic power rsqrt sine sinh sqrt tan tanh
-""")
-_FUSIBLE = _CHEAP | _DEAR
 # Their operands are read from memory.
 _READERS = _names("""
-    all_gather all_reduce all_to_all call case cholesky collective_permute composite concatenate convolution custom_call
+    all_gather all_reduce all_to_all call case cholesky collective_permute composite convolution custom_call
     dot dot_general fft if reduce_scatter reduce_window return scatter select_and_scatter sort triangular_solve while
 """)
 _MARKS = _names("LayoutConstraint SPMDFullToShardShape SPMDShardToFullShape Sharding")
@@ -148,7 +138,7 @@ class _Walk:
             self._return(op)
         elif name == "dynamic_update_slice":
             self._update(op)
-        elif name in _VIEWS or _is_mark(op) or (name in _FUSIBLE and not _is_stored(op)):
+        elif name in _VIEWS or _is_mark(op) or (op.name in FREE | FUSED and not _is_stored(op)):
             cells = self._cells(op.operands)
             for result in op.results:
                 self.sources[result] = cells
@@ -240,7 +230,7 @@ class _Walk:
         """An elementwise result takes the place of an operand as large as itself that nobody reads again."""
         ending: dict[tuple[int, int], list[_Cell]] = {}
         for cell in self.cells:
-            if cell.place is None and cell.memory == "device" and _short(cell.op) in _FUSIBLE:
+            if cell.place is None and cell.memory == "device" and cell.op.name in FUSED:
                 old = next(iter(ending.get((cell.born, cell.size), ())), None)
                 if old is not None and old.born < cell.born and not old.home.output and not cell.output:
                     ending[cell.born, cell.size].remove(old)
@@ -260,16 +250,10 @@ def _short(op: ir.Operation) -> str:
 
 def _is_stored(op: ir.Operation) -> bool:
     """Whether the result of an operation that could be fused is written to memory all the same."""
-    if _short(op) in ("constant", "iota"):
+    if op.name in FREE:
         return False
     readers = _readers(op.results[0])
-    return any(_short(user) in _READERS for user in readers) or (len(readers) > 1 and _is_costly(op))
-
-
-def _is_costly(op: ir.Operation) -> bool:
-    """Whether computing `op` in each of several users would cost more than storing it: more work, or more to read."""
-    inputs = [value for value in op.operands if splat(value) is None and shape(value) == shape(op.results[0])]
-    return _short(op) in _DEAR or len(inputs) > 1
+    return any(_short(user) in _READERS for user in readers) or (len(readers) > 1 and is_costly(op))
 
 
 def _readers(value: ir.Value) -> list[ir.Operation]:

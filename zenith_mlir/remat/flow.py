@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zenith_mlir.ir.loops import Loop
 from zenith_mlir.remat.kinds import FREE, VIEWS, bytes_of, outer_operands
+from zenith_mlir.remat.rooms import in_room_of_results
 
 __all__ = ["Flow"]
 
@@ -17,9 +18,9 @@ __all__ = ["Flow"]
 class Flow:
     """Operation i of a block uses those of `operands[i]` and is used by `users[i]`, views left out on the way.
 
-    `bytes[i]` is what its results take together as temporary memory: 0 for views, constants and what the block returns.
-    `returned` are the operations whose results
-    the block returns; `number` says which operation has a result.
+    `bytes[i]` is what its results take together as temporary memory: 0 for views, constants, what the block returns and
+    what lies in the room of a result until that is made of it. `returned` are the operations whose results the block
+    returns; `number` says which operation has a result.
     """
 
     def __init__(self, block: ir.Block) -> None:
@@ -40,7 +41,7 @@ class Flow:
                 for j in sources:
                     self.users[j].append(i)
         self.returned = frozenset(self.sources(self.terminator.operands))
-        returned = set(self.terminator.operands)
+        returned = {*self.terminator.operands, *in_room_of_results(block)}
         self.bytes: NDArray[np.int64] = np.array([_bytes(op, returned) for op in self.ops], np.int64)
 
     def source(self, value: ir.Value) -> int | None:

@@ -1,8 +1,8 @@
 """Which operations XLA fuses into their users, so that their values never lie in memory.
 
 The rules are those of XLA's instruction fusion (xla/service/instruction_fusion.cc): cheap elementwise operations go
-into every user that is a loop itself, expensive ones only where that does not repeat them. What is left are the
-*anchors*: their results are buffers.
+into every user that is a loop itself; those that are expensive, or read several values as large as themselves, only
+where that does not repeat them. What is left are the *anchors*: their results are buffers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.remat.costs import Rates, flops
 from zenith_mlir.remat.flow import Flow
-from zenith_mlir.remat.kinds import EXPENSIVE, FREE, FUSED
+from zenith_mlir.remat.kinds import FREE, FUSED, is_costly
 
 __all__ = ["Fused"]
 
@@ -50,7 +50,7 @@ class Fused:
             return False
         alone = len(readers) == 1
         loops = FUSED | {"stablehlo.reduce"} if alone else FUSED
-        return all(flow.ops[user].name in loops for user in flow.users[i]) and (name not in EXPENSIVE or alone)
+        return all(flow.ops[user].name in loops for user in flow.users[i]) and (alone or not is_costly(flow.ops[i]))
 
     def _read(self, anchor: int) -> None:
         """Fill in what `anchor` reads and computes."""

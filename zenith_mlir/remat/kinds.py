@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import blocks, walk
+from zenith_mlir.ir.facts import blocks, shape, splat, walk
 
-__all__ = ["EXPENSIVE", "FREE", "FUSED", "VIEWS", "bytes_of", "outer_operands", "repeatable"]
+__all__ = ["EXPENSIVE", "FREE", "FUSED", "VIEWS", "bytes_of", "is_costly", "outer_operands", "repeatable"]
 
 
-def _stablehlo(names: str) -> frozenset[str]:
-    return frozenset(f"stablehlo.{name}" for name in names.split())
+def _stablehlo(names: str, dialect: str = "stablehlo") -> frozenset[str]:
+    return frozenset(f"{dialect}.{name}" for name in names.split())
 
+
+_DEAR_FUNCTIONS = _stablehlo("acos acosh asin asinh atan atanh cosh digamma erf erf_inv erfc lgamma sinh tan", "chlo")
 
 VIEWS = _stablehlo("reshape")
 FREE = _stablehlo("constant iota create_token after_all")
@@ -22,17 +24,20 @@ FREE = _stablehlo("constant iota create_token after_all")
 # Elementwise and data movement that XLA computes inside of the loop of its user, if it has one, or if it is cheap.
 FUSED = _stablehlo(
     "abs add and atan2 bitcast_convert broadcast_in_dim broadcast cbrt ceil clamp compare complex concatenate convert "
-    "cosine divide dynamic_slice exponential exponential_minus_one floor imag is_finite log log_plus_one logistic "
-    "maximum minimum multiply negate not or pad popcnt power real reduce_precision remainder reverse "
-    "round_nearest_afz round_nearest_even rsqrt select shift_left shift_right_arithmetic shift_right_logical sign sine "
-    "slice sqrt subtract tan tanh transpose xor"
-) | frozenset({"chlo.erf", "chlo.erfc", "chlo.square", "chlo.erf_inv", "chlo.lgamma", "chlo.digamma"})
+    "cosine count_leading_zeros divide dynamic_iota dynamic_slice exponential exponential_minus_one floor imag "
+    "is_finite log log_plus_one logistic maximum minimum multiply negate not or pad popcnt power real reduce_precision "
+    "remainder reverse round_nearest_afz round_nearest_even rsqrt select shift_left shift_right_arithmetic "
+    "shift_right_logical sign sine slice sqrt subtract tan tanh transpose xor"
+) | {"chlo.square", *_DEAR_FUNCTIONS}
 
 # Computed once even if that means memory: XLA does not repeat these in each of several users.
-EXPENSIVE = _stablehlo(
-    "atan2 cbrt cosine divide exponential exponential_minus_one log log_plus_one logistic power remainder rsqrt sine "
-    "sqrt tan tanh"
-) | frozenset({"chlo.erf", "chlo.erfc", "chlo.erf_inv", "chlo.lgamma", "chlo.digamma"})
+EXPENSIVE = (
+    _stablehlo(
+        "atan2 cbrt cosine divide exponential exponential_minus_one log log_plus_one logistic power remainder rsqrt "
+        "sine sqrt tan tanh"
+    )
+    | _DEAR_FUNCTIONS
+)
 
 _EFFECTS = _stablehlo(
     "custom_call rng rng_bit_generator infeed outfeed send recv all_reduce all_gather all_to_all "
@@ -55,6 +60,12 @@ def _element_bytes(element: ir.Type) -> int:
     if isinstance(element, ir.IntegerType | ir.FloatType):
         return max(1, element.width // 8)
     return 0
+
+
+def is_costly(op: ir.Operation) -> bool:
+    """Whether computing `op` in each of several users would cost more than storing it: more work, or more to read."""
+    read = [value for value in op.operands if splat(value) is None and shape(value) == shape(op.results[0])]
+    return op.name in EXPENSIVE or len(read) > 1
 
 
 def repeatable(op: ir.Operation) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.fusion import Fused
+from zenith_mlir.remat.kinds import FUSED
 
 __all__ = ["live_bytes", "workspace"]
 
@@ -31,7 +32,10 @@ def _peak(block: ir.Block) -> int:
 
 
 def live_bytes(fused: Fused, order: Sequence[int]) -> NDArray[np.int64]:
-    """While the anchors `order` run, the bytes of their values that are live, with what each needs inside."""
+    """While the anchors `order` run, the bytes of their values that are live, with what each needs inside.
+
+    A loop over elements writes its result over an operand of the same size that nobody reads again.
+    """
     flow = fused.flow
     position = {i: n for n, i in enumerate(order)}
     last = [len(order) - 1 if i in flow.returned else n for n, i in enumerate(order)]
@@ -39,9 +43,16 @@ def live_bytes(fused: Fused, order: Sequence[int]) -> NDArray[np.int64]:
         for j in fused.operands[i]:
             if j in position:
                 last[position[j]] = max(n, last[position[j]])
+
+    def reused(n: int, i: int) -> int:
+        size = int(flow.bytes[i])
+        ending = (j for j in fused.operands[i] if j in position and last[position[j]] == n)
+        return size if flow.ops[i].name in FUSED and any(flow.bytes[j] == size for j in ending) else 0
+
     sizes = flow.bytes[list(order)]
     changes = np.zeros(len(order) + 1, np.int64)
     np.add.at(changes, np.arange(len(order)), sizes)
     np.subtract.at(changes, np.array(last, np.int64) + 1, sizes)
     live: NDArray[np.int64] = np.cumsum(changes[:-1])
-    return live + np.array([workspace(flow.ops[i]) for i in order], np.int64)
+    inside = np.array([workspace(flow.ops[i]) - reused(n, i) for n, i in enumerate(order)], np.int64)
+    return live + inside
