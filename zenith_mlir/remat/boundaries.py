@@ -88,14 +88,19 @@ class Boundaries:
 
     def _lowest(self) -> Indices:
         """The first and the last of each run of positions that are crossed by the same bytes, and more on both sides:
-        after what is expensive, and after what is cheap to compute from it.
+        after what is expensive, and after what is cheap to compute from it. Where there are less than segments need
+        (sqrt(n), Chen et al. 2016), as in a chain of equal values, all that are crossed by no more than those beside.
         """
         runs = np.flatnonzero(np.diff(self.bytes, prepend=-1))
         sizes = self.bytes[runs]
         higher = np.append(sizes[1:], np.iinfo(np.int64).max)
         low = np.flatnonzero((sizes < np.append(np.iinfo(np.int64).max, sizes[:-1])) & (sizes < higher))
         ends = np.append(runs[1:], self.problem.nodes) - 1
-        return np.unique([runs[low], ends[low]])
+        lowest = np.unique([runs[low], ends[low]])
+        if len(lowest) ** 2 >= self.problem.nodes:
+            return lowest
+        beside = np.append(self.bytes[2:], np.iinfo(np.int64).max)
+        return 1 + np.flatnonzero(self.bytes[1:] <= np.minimum(self.bytes[:-1], beside))
 
     def _apart(self, positions: Indices) -> Indices:
         """Of positions with the same place in the backward one with the fewest bytes, and none at its start or end."""

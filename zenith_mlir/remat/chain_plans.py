@@ -8,10 +8,10 @@ import numpy as np
 
 from zenith_mlir.remat.boundaries import Boundaries
 from zenith_mlir.remat.chain_tables import ChainTables
-from zenith_mlir.remat.frontier import Point, point_of
+from zenith_mlir.remat.frontier import Point, cheapest_fitting, point_of
 from zenith_mlir.remat.pinned import pinned, without
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.schedule import Plan, keep_all, simulate
+from zenith_mlir.remat.schedule import Plan, keep_all, simulate, useful
 from zenith_mlir.remat.stages import Stages
 
 __all__ = ["ChainPlans"]
@@ -19,12 +19,14 @@ __all__ = ["ChainPlans"]
 # All the stages that a problem has, or where these are more than the first number, the second of much the same size.
 _STAGES = 128, 64
 _MODES = 16
-_WORK = 1_000_000
+_WORK = 700_000
 # The table of a chain has at most so many numbers, and no more slots than help.
 _NUMBERS = 2**23
 _SLOTS = 2000
-# How far the bytes of a simulated schedule may be below what the chain counts for it.
+# Rounded to slots, memory falls only roughly from plan to plan: where bisection ends, cheaper plans are tried that
+# should need little more than the budget, as many as make so many events, and no less than a few.
 _SURPLUS = 0.02
+_BEYOND_WORK, _BEYOND = 100_000, 8
 
 
 class ChainPlans:
@@ -51,19 +53,15 @@ class ChainPlans:
             plan = self.stages.plan(self.tables.moves(slots))
             if self.kept.any():
                 plan = Plan(tuple(tuple(i for i in batch if not self.kept[i]) for batch in plan.recompute))
-            self._points[slots] = point_of(self.problem, plan)
+            self._points[slots] = point_of(self.problem, useful(self.problem, plan))
         return self._points[slots]
 
     def best(self, budget_bytes: int) -> Point | None:
-        """The plan with most memory that fits. Memories are tried downwards from a little above the budget, so that the
-        cost is monotone in it.
-        """
-        most = budget_bytes / self.slot_bytes * (1 + _SURPLUS) + 1
-        for slots in self.slots[self.slots <= most][::-1].tolist():
-            point = self.point(slots)
-            if point.peak <= budget_bytes:
-                return point
-        return None
+        """The plan with most memory that fits, as simulated."""
+        slots = self.slots[::-1].tolist()
+        beyond = max(_BEYOND, _BEYOND_WORK // (self.problem.nodes + self.problem.steps + 1))
+        hopeless = int((self.slots > budget_bytes / self.slot_bytes * (1 + _SURPLUS) + 1).sum())
+        return cheapest_fitting(lambda k: self.point(slots[k]), len(slots), budget_bytes, beyond, hopeless)
 
     def spread(self, count: int) -> Iterator[Point]:
         """The plans for `count` memories from the least to the most."""

@@ -58,15 +58,18 @@ class _Modes:
 
 class ChainTables:
     """`cost[m]` are the least seconds with m slots of `slot_bytes` beside the input of the chain, for 0 to `slots`;
-    infinite where there is no plan. Bytes are rounded to the nearest slot: exact where `slot_bytes` is 1.
+    infinite where there is no plan. Bytes are rounded up or down to slots: exact where `slot_bytes` is 1.
     """
 
     def __init__(self, chain: Chain, slots: int, slot_bytes: int = 1):
         self.chain = chain
         self.slot_bytes = slot_bytes
         self.memory = np.arange(slots + 1)
-        self.inputs = self._slots(chain.inputs)
         stages, end = chain.stages, len(chain.stages)
+        # From which part of a slot on what waits in each stage is rounded up: spread evenly over any stages in a row,
+        # so that what equal ones keep adds up to what it is.
+        self.rounding = np.arange(end) * (5**0.5 - 1) / 2 % 1
+        self.inputs = np.floor(chain.inputs / slot_bytes + (self.rounding + 0.5) % 1).astype(np.int64)
         # Seconds of the forwards before each stage.
         self.before = np.cumsum([0.0, *(stage.modes[0].forward_cost for stage in stages)]).astype(np.float32)
         self.peaks = np.array([stage.modes[0].forward_peak for stage in stages], np.int64)
@@ -94,12 +97,14 @@ class ChainTables:
         return self._first_moves(0, slots)
 
     def _slots(self, sizes: Indices) -> Indices:
+        """Bytes that are needed for a moment, to the nearest slot."""
         slots: Indices = (sizes + self.slot_bytes // 2) // self.slot_bytes
         return slots
 
     def _kept(self, s: int, modes: _Modes) -> Indices:
         """Slots that wait for the backward of each mode while the stages after it run."""
-        kept: Indices = self._slots(modes.bytes) + self.inputs[s, s + modes.span]
+        inside = np.floor(modes.bytes / self.slot_bytes + self.rounding[s]).astype(np.int64)
+        kept: Indices = inside + self.inputs[s, s + modes.span]
         return kept
 
     def _passing(self, s: int, end: int) -> Indices:

@@ -14,7 +14,7 @@ import sys
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.program import Program, program_of
+from zenith_mlir.remat.program import Program, is_too_large, program_of
 from zenith_mlir.remat.referee import Result
 from zenith_mlir.remat.schedule import Plan
 
@@ -32,13 +32,16 @@ def solve_cpsat(
     offload: bool = False,
     time_limit: float | None = None,
 ) -> Result:
-    """The cheapest plan that fits, found in at most `time_limit` seconds, beginning with `start`.
+    """The cheapest plan that fits, found in at most `time_limit` seconds, beginning with `start`. Of problems whose
+    program is too large nothing is said.
 
     Raises:
         ZenithError: if OR-tools is not installed, or fails.
     """
     if importlib.util.find_spec("ortools") is None:
         raise ZenithError('solver cpsat needs OR-tools: pip install "zenith_mlir[cpsat]"')
+    if is_too_large(problem):
+        return Result(None, 0.0, False)
     program = program_of(problem, budget_bytes, offload=offload)
     if not program.possible:
         return Result(None, 0.0, True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +60,8 @@ class Hull:
         total = float(self.problem.cost.sum())
         size = float(max(self.problem.bytes[self.problem.needed].min(), 1))
         # Free bytes, and bytes too dear for any that need not be kept.
-        ends = self._corner(0.0), self._corner(2 * total / size)
+        ends = self.at(0.0), self.at(2 * total / size)
+        self.corners += ends
         heap = [self._between(*ends, 0)]
         for serial in range(1, 2 * cuts, 2):
             if not heap:
@@ -66,7 +69,8 @@ class Hull:
             *_, many, few = heapq.heappop(heap)
             if many.bytes <= few.bytes or few.cost <= many.cost:
                 continue
-            middle = self._corner((few.cost - many.cost) / (many.bytes - few.bytes))
+            middle = self.at((few.cost - many.cost) / (many.bytes - few.bytes))
+            self.corners.append(middle)
             if few.bytes < middle.bytes < many.bytes:
                 heapq.heappush(heap, self._between(many, middle, serial))
                 heapq.heappush(heap, self._between(middle, few, serial + 1))
@@ -76,36 +80,54 @@ class Hull:
         drop = (few.cost - many.cost) / few.cost if few.cost > 0 else 0.0
         return -drop * (many.bytes - few.bytes), serial, many, few
 
-    def _corner(self, price: float) -> Corner:
+    def at(self, price: float, paid: Flags | None = None) -> Corner:
+        """The cheapest choice at `price` seconds a byte, where values that are `paid` wait for nothing."""
         problem = self.problem
         waiting = price * problem.bytes.astype(np.float64)
+        if paid is not None:
+            waiting[paid] = 0.0
         sent = problem.offload_cost if self.offload else np.full(problem.nodes, np.inf)
         choice = self._closure.choose(np.minimum(waiting, sent), problem.cost)
         away = choice.keep & (sent < waiting)
         keep = choice.keep & ~away
         cost = float(problem.cost[choice.again].sum() + problem.offload_cost[away].sum())
-        corner = Corner(price, keep, away, choice.again, float(problem.bytes[keep].sum()), cost, choice.value)
-        self.corners.append(corner)
-        return corner
+        return Corner(price, keep, away, choice.again, float(problem.bytes[keep].sum()), cost, choice.value)
 
-    def lower_bound(self, budget_bytes: int) -> float:
-        """No plan whose schedule fits `budget_bytes` costs less, in seconds."""
+    def lower_bound(self, budget_bytes: int, cuts: int = 0) -> float:
+        """No plan whose schedule fits `budget_bytes` costs less, in seconds. Up to `cuts` more cuts look for the price
+        that shows it best.
+        """
         problem = self.problem
         if not self.corners:
             return 0.0
-        room = budget_bytes - max(problem.forward_base[-1], problem.backward_base[0])
-        return max(0.0, *(corner.value - corner.price * float(room) for corner in self.corners))
+        room = float(budget_bytes - max(problem.forward_base[-1], problem.backward_base[0]))
+        bound = max(0.0, *(corner.value - corner.price * room for corner in self.corners))
+        at = bisect_right(self.corners, room, key=lambda corner: corner.bytes)
+        if not 0 < at < len(self.corners):
+            return bound
+        few, many = self.corners[at - 1], self.corners[at]
+        for _ in range(cuts):
+            middle = self.at((few.cost - many.cost) / (many.bytes - few.bytes))
+            bound = max(bound, middle.value - middle.price * room)
+            if not few.bytes < middle.bytes < many.bytes:
+                break
+            few, many = (middle, many) if middle.bytes <= room else (few, middle)
+        return bound
 
-    def mixtures(self, most: int) -> Iterator[Corner]:
-        """Choices between neighbouring corners, at most `most` for each way from one to the other.
+    def mixtures(self, most: int, *, both_ways: bool = True, apart: float = 0.0) -> Iterator[Corner]:
+        """Choices between neighbouring corners that are `apart` by so much of the bytes, at most `most` for each way
+        from one to the other.
 
         Where two corners differ they differ in parts of the graph that do not touch. Each may be as in the one or the
-        other, and seconds and bytes add up. Parts are taken over from the corner with more bytes one by one, in the
-        order of the program and backwards.
+        other, and seconds and bytes add up. Parts are taken over from the corner with more bytes one by one, from the
+        end of the program and, with `both_ways`, from its beginning.
         """
-        for few, many in zip(self.corners, self.corners[1:], strict=False):
+        least = apart * self.corners[-1].bytes if self.corners else 0.0
+        for few, many in pairwise(self.corners):
+            if many.bytes - few.bytes < least:
+                continue
             parts = self._parts(few, many)
-            for order in (parts, parts[::-1]):
+            for order in (parts[::-1], parts)[: 1 + both_ways]:
                 for count in np.unique(np.linspace(0, len(order), most + 2).astype(int))[1:-1].tolist():
                     swapped = np.zeros(self.problem.nodes, bool)
                     swapped[np.concatenate(order[:count])] = True

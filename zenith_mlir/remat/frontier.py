@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan, simulate
 
-__all__ = ["Frontier", "Plans", "Point", "point_of"]
+__all__ = ["Frontier", "Plans", "Point", "cheapest_fitting", "point_of"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,26 @@ class Plans(Protocol):
     @property
     def minimum(self) -> int:
         """The fewest bytes that one of them needs."""
+
+
+def cheapest_fitting(
+    points: Callable[[int], Point], count: int, budget_bytes: int, beyond: int = 0, first: int = 0
+) -> Point | None:
+    """Of `count` plans by falling memory and rising cost one that fits, found by bisection; of those that are up to
+    `beyond` cheaper, and not before the `first`, the cheapest that fits.
+
+    Its cost is monotone in the budget even where memory does not fall all the way, if `first` falls with the budget:
+    where two budgets part, the larger goes on among the cheaper plans and the smaller among the dearer.
+    """
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if points(middle).peak <= budget_bytes else (middle + 1, high)
+    for k in range(max(low - beyond, first), low):
+        point = points(k)
+        if point.peak <= budget_bytes:
+            return point
+    return points(low) if low < count else None
 
 
 class Frontier:

@@ -52,7 +52,7 @@ class KeepSets:
 
     def evaluate(self, keep: Flags, away: Flags) -> tuple[NDArray[np.float64], Indices]:
         """Seconds and peak bytes of each plan that keeps `keep` and sends `away` to the host; infinite seconds where it
-        runs again what cannot.
+        runs again or sends what cannot.
         """
         problem = self.problem
         n, m = problem.nodes, problem.steps
@@ -60,9 +60,11 @@ class KeepSets:
         again = ~keep & (need < m)
         sent = again & away
         cost = problem.cost @ (again & ~away)
+        sendable = np.isfinite(problem.offload_cost)
         if sent.any():
-            cost = cost + np.where(problem.offload_cost < np.inf, problem.offload_cost, 0.0) @ sent
-        cost[(again & ~away & ~problem.repeatable[:, None]).any(axis=0)] = np.inf
+            cost = cost + np.where(sendable, problem.offload_cost, 0.0) @ sent
+        wrong = again & ~np.where(away, sendable[:, None], problem.repeatable[:, None])
+        cost[wrong.any(axis=0)] = np.inf
         # Values as rows of (set, birth, death, bytes): first those of the forward, then those computed again.
         node, column = np.nonzero(np.ones_like(keep))
         waits = (keep & (last >= 0)).ravel()

@@ -6,9 +6,9 @@ import numpy as np
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.program import program_of
+from zenith_mlir.remat.program import is_too_large, program_of
 from zenith_mlir.remat.referee import Result
-from zenith_mlir.remat.schedule import Plan
+from zenith_mlir.remat.schedule import Plan, keep_all
 
 __all__ = ["solve_milp"]
 
@@ -21,7 +21,8 @@ def solve_milp(
     offload: bool = False,
     time_limit: float | None = None,
 ) -> Result:
-    """The cheapest plan that fits, found in at most `time_limit` seconds, beginning with `start`.
+    """The cheapest plan that fits, found in at most `time_limit` seconds, beginning with `start`. Of problems whose
+    program is too large nothing is said.
 
     Raises:
         ZenithError: if highspy is not installed.
@@ -30,13 +31,18 @@ def solve_milp(
         import highspy
     except ImportError:
         raise ZenithError('solver milp needs highspy: pip install "zenith_mlir[solvers]"') from None
+    if is_too_large(problem):
+        return Result(None, 0.0, False)
     program = program_of(problem, budget_bytes, offload=offload)
     if not program.possible:
         return Result(None, 0.0, True)
+    if not program.low:
+        return Result(keep_all(problem), 0.0, True)
     unit = max(program.cost, default=0.0) or 1.0
     values, starts = np.array(program.values), np.array(program.starts)
     # Bytes by the largest of their row, so that tolerances mean the same everywhere.
     scale = np.maximum.reduceat(np.abs(values), starts[:-1])
+    scale[scale == 0] = 1.0
     count = len(program.cost)
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = count, len(program.low)

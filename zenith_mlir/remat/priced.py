@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from zenith_mlir.remat.closure import Closure
 from zenith_mlir.remat.cut import Hull
-from zenith_mlir.remat.keep_sets import KeepSets
+from zenith_mlir.remat.frontier import Point
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.schedule import Plan, lazily, simulate
+from zenith_mlir.remat.schedule import lazily, simulate
 
 __all__ = ["priced_plans"]
 
@@ -22,7 +22,7 @@ Indices = NDArray[np.int64]
 _NEAR = 0.02
 
 
-def priced_plans(hull: Hull, budgets: NDArray[np.float64], tries: int) -> Iterator[Plan]:
+def priced_plans(hull: Hull, budgets: NDArray[np.float64], tries: int) -> Iterator[Point]:
     """Plans for each of `budgets`, `tries` of them, that cuts choose when the moments that need more than the budget
     get dearer and the others cheaper, from the prices at which `hull` meets the budget.
 
@@ -33,7 +33,7 @@ def priced_plans(hull: Hull, budgets: NDArray[np.float64], tries: int) -> Iterat
     if not hull.corners:
         return
     sweeps = _Sweeps(problem)
-    for budget in budgets.tolist():
+    for budget in np.maximum(budgets, 1.0).tolist():
         price = max(hull.corners, key=lambda corner: corner.value - corner.price * budget).price
         price = price or min(corner.price for corner in hull.corners if corner.price) * 1e-3
         # At first what counts is what waits between forward and backward.
@@ -41,8 +41,8 @@ def priced_plans(hull: Hull, budgets: NDArray[np.float64], tries: int) -> Iterat
         prices[problem.nodes - 1] = price
         again = np.zeros(problem.nodes, bool)
         for k in range(tries):
-            plan, again, live = sweeps.plan(prices, again)
-            yield plan
+            point, again, live = sweeps.plan(prices, again)
+            yield point
             excess = (live - budget) / budget
             worst = max(float(excess.max()) - _NEAR, 0.0)
             step = np.where(excess >= worst, excess, np.minimum(excess, 0.0))
@@ -55,17 +55,30 @@ class _Sweeps:
     def __init__(self, problem: Problem):
         self.problem = problem
         self.closure = Closure(problem)
-        self.sets = KeepSets(problem)
+        uses = problem.use_rows
+        self.first = np.full(problem.nodes, problem.steps)
+        np.minimum.at(self.first, uses.values, uses.rows)
+        self.last = np.zeros(problem.nodes, np.int64)
+        np.maximum.at(self.last, uses.values, uses.rows)
 
-    def plan(self, prices: Seconds, again: NDArray[np.bool_]) -> tuple[Plan, NDArray[np.bool_], Indices]:
+    def times(self, again: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+        """The first and the last step before which each value is needed when `again` are computed again."""
+        first: list[int] = self.first.tolist()
+        last: list[int] = self.last.tolist()
+        for i in np.flatnonzero(again)[::-1].tolist():
+            step = first[i]
+            for j in self.problem.operands[i]:
+                first[j] = min(first[j], step)
+                last[j] = max(last[j], step)
+        return np.minimum(first, self.problem.steps - 1), np.array(last)
+
+    def plan(self, prices: Seconds, again: NDArray[np.bool_]) -> tuple[Point, NDArray[np.bool_], Indices]:
         """The plan of the cheapest choice, what it computes again, and the most bytes live in each sweep; when values
         are needed is taken from the choice `again` before.
         """
         problem = self.problem
         n, m = problem.nodes, problem.steps
-        need, last = (times[:, 0] for times in self.sets.times(~again[:, None], np.zeros((n, 1), bool)))
-        need = np.minimum(need, m - 1)
-        last = np.maximum((last - n) // (n + 1), 0)
+        need, last = self.times(again)
         forward = np.cumsum(prices[:n][::-1])[::-1]
         backward = np.append(0.0, np.cumsum(prices[n:]))
         keep = problem.bytes * (forward + backward[last + 1])
@@ -77,4 +90,4 @@ class _Sweeps:
         timeline = simulate(problem, plan)
         live = np.concatenate([timeline.live[:n], np.zeros(m, np.int64)])
         np.maximum.at(live, n + timeline.step[n:], timeline.live[n:])
-        return plan, choice.again, live
+        return Point(plan, plan.cost(problem), timeline.peak), choice.again, live

@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.schedule import Plan
 
-__all__ = ["Program", "program_of"]
+__all__ = ["Program", "is_too_large", "program_of"]
 
 Terms = dict[int, float]
+
+# Nodes times nodes times steps: about twice the numbers in the rows of a program, which take a minute to write down.
+_LARGEST = 20_000_000
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Program:
         return Plan(tuple(map(tuple, recompute)), frozenset(i for i, a in self.away.items() if x[a] > 0.5))
 
     def assignment(self, problem: Problem, plan: Plan) -> dict[int, float]:
-        """The values of R, S and A in `plan`."""
+        """The values of R, S and A in `plan`, without what it runs after the last step that could use it."""
         values = dict.fromkeys([*self.run.values(), *self.wait.values(), *self.away.values()], 0.0)
         # The sweep after which each value is there.
         since = [-1] * problem.nodes
@@ -77,7 +80,8 @@ class Program:
         def use(i: int, t: int) -> None:
             values.update((self.wait[i, waiting], 1.0) for waiting in range(since[i] + 1, t + 1))
 
-        for t, batch in enumerate(plan.recompute):
+        for t, nodes in enumerate(plan.recompute):
+            batch = [i for i in nodes if (i, t) in self.run]
             again = set(batch)
             for i in batch:
                 values[self.run[i, t]] = 1.0
@@ -103,6 +107,11 @@ def last_needs(problem: Problem) -> list[int]:
         for j in problem.operands[i]:
             needs[j] = max(needs[j], needs[i])
     return needs
+
+
+def is_too_large(problem: Problem) -> bool:
+    """Whether the program of `problem` could not be written down in a minute, let alone be solved."""
+    return problem.nodes**2 * problem.steps > _LARGEST
 
 
 def program_of(problem: Problem, budget_bytes: int, *, offload: bool = False) -> Program:

@@ -16,6 +16,8 @@ __all__ = ["peak_moments", "relaxed_bound"]
 
 Indices = NDArray[np.int64]
 
+_TOLERANCE = 1e-6
+
 
 def peak_moments(problem: Problem, plan: Plan, most: int) -> list[int]:
     """The steps at which the schedule of `plan` needs most, each with the one after it, and the first."""
@@ -34,10 +36,10 @@ def relaxed_bound(
 ) -> float:
     """No plan whose schedule fits `budget_bytes` costs less, in seconds.
 
-    `moments`, 0 among them, are steps that cut the backward into sections. Whatever a plan does, when a section
-    begins some values wait (S), and in it some are computed or fetched at least once (R): a value used in it is one
-    of both, as are the operands of what is computed in it, and so is what waits for the next. All that wait fit
-    beside the step that begins, and beside what the step before it uses.
+    `moments`, 0 among them, are steps that cut the backward into sections. Whatever a plan does, when a section begins
+    some values wait (S), and in it some are computed or fetched at least once (R): a value used in it is one of both,
+    as are the operands of what is computed in it, and so is what waits for the next. All that wait fit beside the step
+    that begins, and beside what the step before it uses.
 
     Raises:
         ZenithError: if scipy is not installed.
@@ -48,6 +50,8 @@ def relaxed_bound(
     except ImportError:
         raise ZenithError('this bound needs scipy: pip install "zenith_mlir[solvers]"') from None
     n, starts = problem.nodes, sorted(moments)
+    if not len(problem.needed):
+        return 0.0
     ways = 3 if offload else 2
     # Columns of section g: S(i) at offset 0, R(i) at n, and with offload F(i), what is fetched, at 2 n.
     cost = np.zeros((len(starts), ways, n))
@@ -89,7 +93,8 @@ def relaxed_bound(
         options={"time_limit": time_limit},
     )
     bound = result.mip_dual_bound
-    return max(0.0, float(bound) * unit) if bound is not None and np.isfinite(bound) else 0.0
+    # Less what the solver's tolerances allow.
+    return max(0.0, float(bound) - _TOLERANCE) * unit if bound is not None and np.isfinite(bound) else 0.0
 
 
 class _Rows:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.ragged import Ragged
 
-__all__ = ["Event", "IncompletePlan", "Plan", "Timeline", "keep_all", "lazily", "simulate"]
+__all__ = ["Event", "IncompletePlan", "Plan", "Timeline", "keep_all", "lazily", "simulate", "useful"]
 
 Indices = NDArray[np.int64]
 
@@ -34,11 +34,10 @@ class Plan:
 
     def cost(self, problem: Problem) -> float:
         """Seconds on top of the program that keeps everything."""
-        return sum(
-            float(problem.offload_cost[i] if i in self.offload else problem.cost[i])
-            for batch in self.recompute
-            for i in batch
-        )
+        again = np.fromiter(itertools.chain.from_iterable(self.recompute), np.int64)
+        away = np.zeros(problem.nodes, bool)
+        away[list(self.offload)] = True
+        return float(np.where(away[again], problem.offload_cost[again], problem.cost[again]).sum())
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,27 @@ def lazily(problem: Problem, keep: Collection[int], offload: Collection[int] = (
     starts = np.searchsorted(again[order], np.arange(never + 1)).tolist()
     nodes = order.tolist()
     return Plan(tuple(tuple(nodes[a:b]) for a, b in itertools.pairwise(starts)), away)
+
+
+def useful(problem: Problem, plan: Plan) -> Plan:
+    """`plan` without what it computes again for nobody."""
+    needed = [False] * problem.nodes
+    batches: list[tuple[int, ...]] = [()] * problem.steps
+    for t in range(problem.steps - 1, -1, -1):
+        for i in problem.uses[t]:
+            needed[i] = True
+        if not plan.recompute[t]:
+            continue
+        batch = []
+        for i in reversed(plan.recompute[t]):
+            if needed[i]:
+                needed[i] = False
+                batch.append(i)
+                if i not in plan.offload:
+                    for j in problem.operands[i]:
+                        needed[j] = True
+        batches[t] = tuple(reversed(batch))
+    return Plan(tuple(batches), plan.offload)
 
 
 def keep_all(problem: Problem) -> Plan:

@@ -96,6 +96,8 @@ def states_of(problem: Problem, plan: Plan) -> NDArray[np.int8]:
 
 def searched_plans(problem: Problem, known: Iterable[Plan], evaluations: int, offload: bool) -> Iterator[Plan]:
     """Plans that a local search finds around `known` ones."""
+    if not len(movable(problem)):
+        return
     seeds = np.array([states_of(problem, plan) for plan in known])
     for states in pareto_search(problem, seeds, evaluations, offload):
         yield lazily(problem, np.flatnonzero(states == _KEPT).tolist(), np.flatnonzero(states == _AWAY).tolist())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from zenith_mlir.errors import OptionError, ZenithError, did_you_mean
 from zenith_mlir.remat.baselines import greedy_plans, segment_plans
+from zenith_mlir.remat.boundaries import Boundaries
 from zenith_mlir.remat.chain_plans import ChainPlans
 from zenith_mlir.remat.cpsat import solve_cpsat
 from zenith_mlir.remat.cut import Hull, cut_plans
@@ -17,8 +19,11 @@ from zenith_mlir.remat.milp import solve_milp
 from zenith_mlir.remat.priced import priced_plans
 from zenith_mlir.remat.problem import Problem
 from zenith_mlir.remat.referee import Referee, Search
+from zenith_mlir.remat.refine import refine
+from zenith_mlir.remat.relaxation import peak_moments, relaxed_bound
 from zenith_mlir.remat.schedule import Plan, keep_all
 from zenith_mlir.remat.search import searched_plans
+from zenith_mlir.remat.sections import Sections
 
 __all__ = ["SOLVERS", "Infeasible", "Options", "Solution", "Solved", "explore", "solve"]
 
@@ -95,14 +100,24 @@ class Solved:
 
 
 # Events (nodes and steps) of schedules that may be looked at for plans between the corners of a hull, for those of each
-# priced cut and of the chain, and in the local search.
+# priced cut and of the chain, in the local search, and in that among plans that run a node twice.
 _MIXTURE_WORK = 1_000_000
 _PRICED_WORK = 20_000
 _PRICED_TRIES = 20
 _PRICED_BUDGETS = 32
 _CHAIN_WORK = 500_000
 _CHAIN_PLANS = 400
-_SEARCH_WORK = 20_000_000
+_SECTIONS = 1, 16, 64, 256
+# Of problems with more events only the finer ones.
+_MANY_EVENTS = 50_000
+_SEARCH_WORK = 15_000_000
+_REFINE_WORK = 400_000
+_REFINE_TRIES = 2000
+# Cuts that look for the best bound for a budget.
+_BOUND_CUTS = 10
+# What the referees may spend on a bound for all plans, and at how many moments it looks.
+_BOUND_SECONDS = 10.0
+_MOMENTS = 5
 
 
 def _mixtures(problem: Problem) -> int:
@@ -125,7 +140,15 @@ def _greedy(problem: Problem, options: Options) -> Solved:
 def _cut(problem: Problem, options: Options) -> Solved:
     hull = Hull(problem, offload=options.offload)
     plans = [keep_all(problem), *cut_plans(hull, _mixtures(problem))]
-    return Solved("cut", [Frontier(problem, plans)], hull.lower_bound)
+    return Solved("cut", [Frontier(problem, plans), *_sections(hull)], hull.lower_bound)
+
+
+def _sections(hull: Hull) -> list[Sections]:
+    if not hull.corners:
+        return []
+    problem, boundaries = hull.problem, Boundaries(hull.problem)
+    counts = _SECTIONS if problem.nodes + problem.steps <= _MANY_EVENTS else _SECTIONS[-2:]
+    return [Sections(hull, boundaries, count) for count in counts]
 
 
 def _chain(problem: Problem, options: Options) -> Solved:
@@ -139,14 +162,16 @@ def _fast(problem: Problem, options: Options) -> Solved:
 
 
 def _optimal(problem: Problem, options: Options) -> Solved:
-    """Cuts, segments and the chain, and for all but large problems a local search that begins with them."""
+    """Cuts, segments and the chain, and for all but large problems local searches that begin with them."""
     hull, chain = Hull(problem, offload=options.offload), ChainPlans(problem)
-    events = problem.nodes + problem.steps
-    frontier = Frontier(problem, [keep_all(problem), *cut_plans(hull, _mixtures(problem)), *segment_plans(problem)])
-    tries = min(_PRICED_WORK // events, _PRICED_TRIES)
-    full = frontier.points[-1].peak
-    for plan in priced_plans(hull, np.linspace(frontier.minimum / 2, full, _PRICED_BUDGETS), tries):
-        frontier.add(plan)
+    events = problem.nodes + problem.steps + 1
+    frontier = Frontier(problem, [keep_all(problem)])
+    if mixtures := _mixtures(problem):
+        for plan in (*cut_plans(hull, mixtures), *segment_plans(problem)):
+            frontier.add(plan)
+    budgets = np.linspace(frontier.minimum / 2, frontier.points[-1].peak, min(_PRICED_BUDGETS, problem.nodes))
+    for point in priced_plans(hull, budgets, min(_PRICED_WORK // events, _PRICED_TRIES)):
+        frontier.keep(point)
     for point in chain.spread(min(_CHAIN_PLANS, _CHAIN_WORK // events)):
         frontier.keep(point)
     evaluations = _SEARCH_WORK // events
@@ -154,7 +179,9 @@ def _optimal(problem: Problem, options: Options) -> Solved:
         known = [point.plan for point in frontier.points]
         for plan in searched_plans(problem, known, evaluations, options.offload):
             frontier.add(plan)
-    return Solved("optimal", [frontier, chain], hull.lower_bound)
+    if (tries := min(_REFINE_WORK // events, _REFINE_TRIES)) > problem.nodes:
+        refine(frontier, tries)
+    return Solved("optimal", [frontier, chain, *_sections(hull)], partial(hull.lower_bound, cuts=_BOUND_CUTS))
 
 
 def _milp(problem: Problem, options: Options) -> Solved:
@@ -168,7 +195,15 @@ def _cpsat(problem: Problem, options: Options) -> Solved:
 def _referee(name: str, search: Search, problem: Problem, options: Options) -> Solved:
     first = _optimal(problem, options)
     referee = Referee(problem, first, search, offload=options.offload, time_limit=options.time_limit)
-    return Solved(name, [referee], lambda budget: max(referee.lower_bound(budget), first.lower_bound(budget)))
+
+    def lower_bound(budget_bytes: int) -> float:
+        best = referee.best(budget_bytes)
+        moments = peak_moments(problem, best.plan, _MOMENTS) if best and problem.steps else [0]
+        seconds = min(options.time_limit or _BOUND_SECONDS, _BOUND_SECONDS)
+        relaxed = relaxed_bound(problem, budget_bytes, moments, offload=options.offload, time_limit=seconds)
+        return max(referee.lower_bound(budget_bytes), first.lower_bound(budget_bytes), relaxed)
+
+    return Solved(name, [referee], lower_bound)
 
 
 def _everything(problem: Problem, options: Options) -> Solved:
@@ -214,8 +249,8 @@ def solve(
         problem: What there is to keep and to recompute.
         budget_bytes: Bytes that the schedule may need at any moment.
         solver: A name in `SOLVERS`. The cost of all but `milp` and `cpsat` is monotone in the budget. `fast` is
-            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`; `all` takes the best of
-            all solvers.
+            `optimal` without its search. `milp` and `cpsat` begin with the plan of `optimal`, which is all
+            there is of problems too large for them; `all` takes the best of all solvers.
         offload: Whether values may also wait on the host, at the problem's `offload_cost`.
         time_limit: Seconds after which `milp` and `cpsat` stop.
 

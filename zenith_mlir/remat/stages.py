@@ -20,18 +20,22 @@ from zenith_mlir.remat.search import movable
 
 __all__ = ["Stages"]
 
+# Modes between two corners of a hull that are apart by so much of the bytes: stages of equal layers have few corners.
+_MIXTURES = 3
+_APART = 0.1
+
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """A mode of some stages together, by nodes counted from their start; `step_peaks` are the bytes live in each step,
-    base left out.
+    """A mode of some stages together, by nodes counted from their start, `recompute` by steps from theirs; `step_peaks`
+    are the bytes live in each step, base left out.
     """
 
     keep: Indices
-    recompute: tuple[tuple[int, ...], ...]
+    recompute: tuple[tuple[int, tuple[int, ...]], ...]
     bytes: int
     forward_cost: float
     backward_cost: float
@@ -131,8 +135,9 @@ class Stages:
             if isinstance(move, Back):
                 way, span = self.ways[move.stage][move.mode]
                 start = int(self.starts[move.stage])
-                for batch, nodes in zip(recompute[self.steps[move.stage + span] :], way.recompute, strict=False):
-                    batch.extend(start + i for i in nodes)
+                first = self.steps[move.stage + span]
+                for t, nodes in way.recompute:
+                    recompute[first + t].extend([start + i for i in nodes])
             elif move.before is not None:
                 recompute[self.steps[move.before + 1]].extend(self._forward(move))
         return Plan(tuple(map(tuple, recompute)))
@@ -177,7 +182,9 @@ def _ways(inside: Problem, leaves: Flags, modes: int) -> list[_Way]:
         choices = np.tile(always, (2 ** len(nodes), 1))
         choices[:, nodes] = np.arange(len(choices))[:, None] >> np.arange(len(nodes)) & 1
     else:
-        choices = np.array([corner.keep for corner in Hull(free, cuts=modes).corners])
+        hull = Hull(free, cuts=modes)
+        between = hull.mixtures(_MIXTURES, both_ways=False, apart=_APART)
+        choices = np.array([corner.keep for corner in (*hull.corners, *between)])
     ways = [_way(inside, leaves, keep) for keep in np.unique(choices, axis=0) if keep.any()]
     return [nothing, *_best(ways)]
 
@@ -203,7 +210,7 @@ def _way(inside: Problem, leaves: Flags, keep: Flags) -> _Way:
     run = _ancestors(inside, keep | leaves)
     return _Way(
         kept,
-        plan.recompute,
+        tuple((t, nodes) for t, nodes in enumerate(plan.recompute) if nodes),
         int(inside.bytes[keep & ~leaves].sum()),
         float(inside.cost[run].sum()),
         plan.cost(inside),
