@@ -46,10 +46,10 @@ def training(loss: Callable[..., jax.Array], parameters: Any, *batch: jax.Array)
     return step, (parameters, optimizer.init(parameters), *batch)
 
 
-def gpt2() -> Step:
+def gpt2(layers: int = 2) -> Step:
     from transformers import FlaxGPT2LMHeadModel, GPT2Config
 
-    config = GPT2Config(n_layer=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config = GPT2Config(n_layer=layers, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     model = FlaxGPT2LMHeadModel(config, input_shape=(1, 512), seed=0)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (4, 512)), jnp.int32)
 

@@ -18,7 +18,7 @@ from zenith_mlir.remat.insertion import Choice, Insertion, Model
 from zenith_mlir.remat.solve import Infeasible
 
 HALF = Budget.parse("50%")
-Solver = Literal["optimal", "cut", "sqrt", "greedy"]
+Solver = Literal["optimal", "fast", "chain", "cut", "sqrt", "greedy"]
 
 
 @register("insert-remat")
