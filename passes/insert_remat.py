@@ -85,7 +85,7 @@ class InsertRemat(Pass):
         """The cheapest decision within the budget; with a share for a budget, at least one that saves most."""
 
         def solve(bytes: int) -> Insertion:
-            return Insertion.solve(module.clone(), bytes, self.solver, rates)
+            return Insertion.solve(module, bytes, self.solver, rates)
 
         def measure(insertion: Insertion) -> int:
             copy = module.clone()

@@ -19,8 +19,13 @@ from zenith_mlir.remat.solve import Infeasible, Solution, solve
 
 __all__ = ["Choice", "Insertion", "Model", "entry_block"]
 
-# How often the room that recomputing takes in a loop is put right.
-_ROOMS = 3
+
+class _MoreInLoops(Exception):
+    """What is recomputed in loops takes memory itself, so that they have to stack so many `bytes` less."""
+
+    def __init__(self, bytes: int) -> None:
+        super().__init__(bytes)
+        self.bytes = bytes
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,41 @@ class Insertion:
 
     @classmethod
     def solve(cls, module: Module, budget: int, solver: str, rates: Rates) -> Insertion:
-        """The cheapest found whose peak is at most `budget` bytes. `module` is changed on the way: hand in a copy.
+        """The cheapest found whose peak is at most `budget` bytes. `module` is left alone.
 
         Raises:
             Infeasible: if none was found; it states the least budget for which there is one.
         """
+        excess = Model.of(module, rates).peak - budget
+        while True:
+            try:
+                return cls._saving(module.clone(), excess, budget, solver, rates)
+            except _MoreInLoops as more:
+                excess += more.bytes
+
+    @classmethod
+    def _saving(cls, module: Module, excess: int, budget: int, solver: str, rates: Rates) -> Insertion:
+        """As `solve`, with loops that stack `excess` bytes less. `module` is changed on the way.
+
+        Raises:
+            _MoreInLoops: if they have to, and can, stack even less.
+        """
         block = entry_block(module)
         loops = scans(block, module.operation, rates)
-        excess = Model.of(module, rates).peak - budget
-        solutions = [_solve_loop(scan, excess, sum(loop.stacked_bytes for loop in loops), solver) for scan in loops]
+        stacked = sum(scan.stacked_bytes for scan in loops)
+        solutions = [_solve_loop(scan, excess, stacked, solver) for scan in loops]
         kept = tuple(
             None if solution is None else simulate(scan.problem, solution.plan).kept
             for scan, solution in zip(loops, solutions, strict=True)
         )
         _keep(loops, kept)
         program = program_of(block, module.operation, rates)
-        rest = solve(program.problem, budget, solver)
+        try:
+            rest = solve(program.problem, budget, solver)
+        except Infeasible as infeasible:
+            if excess < stacked:
+                raise _MoreInLoops(max(infeasible.minimum - budget, 1)) from infeasible
+            raise
         found = [rest, *(solution for solution in solutions if solution is not None)]
         return cls(
             kept,
@@ -131,18 +155,10 @@ def _solve_loop(scan: Scan, excess: int, total: int, solver: str) -> Solution | 
     if excess <= 0:
         return None
     budget = scan.stacked_bytes - min(excess * scan.stacked_bytes // total, scan.stacked_bytes)
-    room = 0
-    for _ in range(_ROOMS):
-        problem = scan.beside(room)
-        try:
-            solution = solve(problem, budget, solver)
-        except Infeasible as infeasible:
-            solution = solve(problem, infeasible.minimum, solver)
-        needed = scan.room(solution.plan)
-        if needed <= room or simulate(problem, solution.plan).peak - room + needed <= budget:
-            break
-        room = needed
-    return solution
+    try:
+        return solve(scan.problem, budget, solver)
+    except Infeasible as infeasible:
+        return solve(scan.problem, infeasible.minimum, solver)
 
 
 def _choices(program: Program, plan: Plan) -> list[Choice]:

@@ -5,9 +5,8 @@ computes again from those.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.loops import Loop
@@ -17,7 +16,6 @@ from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.fusion import Fused
 from zenith_mlir.remat.kinds import FREE, bytes_of, outer_operands, repeatable
 from zenith_mlir.remat.problem import Problem
-from zenith_mlir.remat.schedule import Plan
 
 __all__ = ["Scan", "scans"]
 
@@ -26,8 +24,9 @@ __all__ = ["Scan", "scans"]
 class Scan:
     """A forward loop, the rows that it stacks for later loops, and the problem which values of an iteration to stack.
 
-    Node i computes `values[i]` once in each of `trip_count` iterations. The backward has two steps: all stacks are
-    there, and an iteration of the later loops.
+    Node i computes `values[i]` once in each of `trip_count` iterations; the one step of the backward is an iteration of
+    the later loops. What is computed again takes nothing in this problem: an iteration is short, and all stacks stay
+    where they are while it runs.
     """
 
     loop: Loop
@@ -40,17 +39,6 @@ class Scan:
     def stacked_bytes(self) -> int:
         """What its stacks take."""
         return self.trip_count * sum(bytes_of(row.value.type) for row in self.rows)
-
-    def beside(self, room: int) -> Problem:
-        """The problem when the stacks lie beside `room` bytes that the later loops need to compute the other rows: a
-        stack stays where it is while a loop runs, unlike a value that is read for the last time.
-        """
-        return replace(self.problem, backward_base=np.array([room, 0]))
-
-    def room(self, plan: Plan) -> int:
-        """What one iteration of the later loops computes again, in bytes."""
-        again = sorted({i for batch in plan.recompute for i in batch})
-        return int(self.problem.transient[again].sum())
 
     def keep(self, nodes: Collection[int]) -> int:
         """Stack the values of `nodes` and let the backward compute the other rows from them; returns how many reads of
@@ -83,9 +71,9 @@ def _scan(loop: Loop, rows: list[Row], module: ir.Operation, rates: Rates) -> Sc
     problem = Problem.of(
         cost=[trip_count * body.seconds(source, module, rates) for source in order],
         bytes=[trip_count * size for size in sizes],
-        transient=sizes,
+        transient=[0] * len(sizes),
         operands=operands,
-        uses=[[], sorted({number[source] for sources in wanted for source in sources})],
+        uses=[sorted({number[source] for sources in wanted for source in sources})],
         repeatable=[body.can_repeat(source) for source in order],
         names=[body.name(source) for source in order],
     )
