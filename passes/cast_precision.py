@@ -1,0 +1,101 @@
+"""cast-precision: products and what lies between them in bfloat16 or float16, everything else in float32."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.context import PassContext
+from zenith_mlir.ir.composites import decomposition_name
+from zenith_mlir.ir.facts import walk_named
+from zenith_mlir.ir.symbols import functions, is_private
+from zenith_mlir.module import Module
+from zenith_mlir.precision.cast.classes import Kind, name_of
+from zenith_mlir.precision.cast.colouring import Colouring
+from zenith_mlir.precision.cast.composites import adapt_decompositions
+from zenith_mlir.precision.cast.graph import Graph, is_product
+from zenith_mlir.precision.cast.policy import CastPolicy, Dtype
+from zenith_mlir.precision.cast.rewrite import apply, drop_identities, update_signatures
+from zenith_mlir.registry import Pass, option, register
+
+
+@register("cast-precision")
+@dataclass(frozen=True)
+class CastPrecision(Pass):
+    """Multiply in bfloat16 or float16, and keep in 16 bits what lies between products.
+
+    Products (dots, convolutions, attention) take operands of 16 bits and give float32. Elementwise operations on the way
+    from one product to the next have 16 bits, unless they work on what is made of denied operations: exponentials,
+    logarithms, powers, roots, sums, norms, losses. Those are float32, as are the program's arguments and results, what
+    updates parameters, and sums that grow in loops. What only moves numbers has the type of its neighbours. Values that
+    a loop carries, branches return or calls pass have one type throughout.
+
+    `policy` is a preset (default; conservative: products alone; aggressive: also the logits of losses and products of
+    precision HIGHEST), and may go on with CLASS:PATTERN, a class of allow, infer, clear, deny and a glob over the name of
+    an operation, its file:line or the names in its location. `allow` and `deny` are lists of such patterns.
+
+    In float16, constants beyond its range keep what they meet in float32; gradients need a loss scale
+    (zenith.precision). Works before or after raising: composites get operands of 16 bits and their decompositions
+    convert. Running it twice changes nothing.
+
+    What XLA makes of it: on a CPU without instructions for bfloat16 it computes in float32 and rounds where values are
+    stored, and with xla_allow_excess_precision, the default, it leaves out roundings inside of fusions on any target.
+    Neither makes a result less exact. `compile(compiler_options={"xla_allow_excess_precision": False})` rounds
+    everywhere.
+    """
+
+    compute: Dtype = option(Dtype("bfloat16"), "bf16 or f16: what products are computed in")
+    policy: CastPolicy = option(CastPolicy(), "default, conservative or aggressive, and CLASS:PATTERN, by commas")
+    allow: tuple[str, ...] = option((), "patterns of operations to compute in 16 bits")
+    deny: tuple[str, ...] = option((), "patterns of operations to leave in float32")
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        policy = self.policy.with_rules(self.allow, self.deny)
+        with module.context, ir.Location.unknown():
+            self._cast(module.operation, _program(module.operation), policy, ctx)
+            adapt_decompositions(module.operation)
+            self._cast(module.operation, _decompositions(module.operation), policy, ctx)
+
+    def _cast(self, module: ir.Operation, names: Collection[str], policy: CastPolicy, ctx: PassContext) -> None:
+        graph = Graph.of(module, names, policy)
+        table = functions(module)
+        arguments = [
+            argument
+            for name in names
+            if not is_private(table[name]) and table[name].regions[0].blocks
+            for argument in table[name].regions[0].blocks[0].arguments
+        ]
+        colouring = Colouring(graph, policy, self.compute, self.compute.type(), arguments)
+        apply(colouring)
+        for name in names:
+            drop_identities(table[name])
+            update_signatures(table[name])
+
+
+def _program(module: ir.Operation) -> list[str]:
+    """The functions that are no decompositions, nor called by any."""
+    inside = set(_decompositions(module)) | _called(module, _decompositions(module))
+    return [name for name in functions(module) if name not in inside]
+
+
+def _decompositions(module: ir.Operation) -> list[str]:
+    named = {decomposition_name(op) for op in walk_named(module, "stablehlo.composite")}
+    return [name for name in functions(module) if name in named]
+
+
+def _called(module: ir.Operation, names: Collection[str]) -> set[str]:
+    """The functions that those called `names` call, and so on."""
+    table, found, frontier = functions(module), set(), list(names)
+    while frontier:
+        for call in walk_named(table[frontier.pop()], "func.call"):
+            name = str(ir.FlatSymbolRefAttr(call.attributes["callee"]).value)
+            if name in table and name not in found:
+                found.add(name)
+                frontier.append(name)
+    return found
+
+
+__all__ = ["CastPrecision", "Counter", "Kind", "is_product", "name_of"]
