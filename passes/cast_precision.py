@@ -10,13 +10,14 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.ir.composites import decomposition_name
-from zenith_mlir.ir.facts import walk_named
+from zenith_mlir.ir.compiler_options import NARROW_PRODUCTS, require
+from zenith_mlir.ir.facts import element_type, walk_named
 from zenith_mlir.ir.symbols import functions, is_private
 from zenith_mlir.module import Module
 from zenith_mlir.precision.cast.classes import Kind, name_of
 from zenith_mlir.precision.cast.colouring import Colouring
 from zenith_mlir.precision.cast.composites import adapt_decompositions
-from zenith_mlir.precision.cast.graph import Graph, is_product
+from zenith_mlir.precision.cast.graph import Graph, is_product, is_wide
 from zenith_mlir.precision.cast.policy import CastPolicy, Dtype
 from zenith_mlir.precision.cast.rewrite import apply, drop_identities, update_signatures
 from zenith_mlir.registry import Pass, option, register
@@ -58,6 +59,8 @@ class CastPrecision(Pass):
             self._cast(module.operation, _program(module.operation), policy, ctx)
             adapt_decompositions(module.operation)
             self._cast(module.operation, _decompositions(module.operation), policy, ctx)
+        if _has_narrow_products(module.operation):
+            require(module.ir, NARROW_PRODUCTS)
 
     def _cast(self, module: ir.Operation, names: Collection[str], policy: CastPolicy, ctx: PassContext) -> None:
         graph = Graph.of(module, names, policy)
@@ -79,6 +82,12 @@ def _program(module: ir.Operation) -> list[str]:
     """The functions that are no decompositions, nor called by any."""
     inside = set(_decompositions(module)) | _called(module, _decompositions(module))
     return [name for name in functions(module) if name not in inside]
+
+
+def _has_narrow_products(module: ir.Operation) -> bool:
+    """Whether products of bfloat16 have results in float32."""
+    products = walk_named(module, "stablehlo.dot_general")
+    return any(str(element_type(op.operands[0])) == "bf16" and is_wide(op.results[0]) for op in products)
 
 
 def _decompositions(module: ir.Operation) -> list[str]:

@@ -48,7 +48,7 @@ def _refuse(
         return Reason("the program asks for the precision HIGHEST", "allow it by a pattern, or with policy=aggressive")
     if any(value in angles for value in node.values):
         return Reason("its result is an angle: rounded positions would turn by whole radians")
-    if any(use.value in beyond for use in node.uses):
+    if any(use.value in beyond for use in node.uses if use.port == Port.LOW):
         return Reason(f"it multiplies numbers that {dtype} does not hold")
     if all(_is_of_integers(use.value) for use in node.uses):
         return Reason("it computes with integers and constants alone")
