@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
-from zenith_mlir.ir.composites import decomposition_name
 from zenith_mlir.ir.compiler_options import NARROW_PRODUCTS, require
+from zenith_mlir.ir.composites import decomposition_name
 from zenith_mlir.ir.facts import element_type, walk_named
 from zenith_mlir.ir.symbols import functions, is_private
 from zenith_mlir.module import Module
-from zenith_mlir.precision.cast.classes import Kind, name_of
 from zenith_mlir.precision.cast.colouring import Colouring
 from zenith_mlir.precision.cast.composites import adapt_decompositions
-from zenith_mlir.precision.cast.graph import Graph, is_product, is_wide
+from zenith_mlir.precision.cast.graph import Graph, is_wide
 from zenith_mlir.precision.cast.policy import CastPolicy, Dtype
-from zenith_mlir.precision.cast.rewrite import apply, drop_identities, update_signatures
+from zenith_mlir.precision.cast.remarks import say_casts, say_counts, say_refusals, say_rules
+from zenith_mlir.precision.cast.rewrite import apply, drop_identities, update_signature
 from zenith_mlir.registry import Pass, option, register
 
 
@@ -28,15 +27,15 @@ from zenith_mlir.registry import Pass, option, register
 class CastPrecision(Pass):
     """Multiply in bfloat16 or float16, and keep in 16 bits what lies between products.
 
-    Products (dots, convolutions, attention) take operands of 16 bits and give float32. Elementwise operations on the way
-    from one product to the next have 16 bits, unless they work on what is made of denied operations: exponentials,
+    Products (dots, convolutions, attention) take operands of 16 bits and give float32. Elementwise operations on the
+    way from one product to the next have 16 bits, unless they work on what is made of denied operations: exponentials,
     logarithms, powers, roots, sums, norms, losses. Those are float32, as are the program's arguments and results, what
     updates parameters, and sums that grow in loops. What only moves numbers has the type of its neighbours. Values that
     a loop carries, branches return or calls pass have one type throughout.
 
     `policy` is a preset (default; conservative: products alone; aggressive: also the logits of losses and products of
-    precision HIGHEST), and may go on with CLASS:PATTERN, a class of allow, infer, clear, deny and a glob over the name of
-    an operation, its file:line or the names in its location. `allow` and `deny` are lists of such patterns.
+    precision HIGHEST), and may go on with CLASS:PATTERN, a class of allow, infer, clear, deny and a glob over the name
+    of an operation, its file:line or the names in its location. `allow` and `deny` are lists of such patterns.
 
     In float16, constants beyond its range keep what they meet in float32; gradients need a loss scale
     (zenith.precision). Works before or after raising: composites get operands of 16 bits and their decompositions
@@ -56,26 +55,31 @@ class CastPrecision(Pass):
     def run(self, module: Module, ctx: PassContext) -> None:
         policy = self.policy.with_rules(self.allow, self.deny)
         with module.context, ir.Location.unknown():
-            self._cast(module.operation, _program(module.operation), policy, ctx)
+            outside = self._colouring(module.operation, _program(module.operation), policy)
+            say_casts(outside, str(self.compute), ctx)
+            say_counts(outside, ctx)
+            apply(outside)
             adapt_decompositions(module.operation)
-            self._cast(module.operation, _decompositions(module.operation), policy, ctx)
+            inside = self._colouring(module.operation, _decompositions(module.operation), policy)
+            say_refusals(inside, ctx)
+            apply(inside)
+            for func in functions(module.operation).values():
+                drop_identities(func)
+                update_signature(func)
+            say_rules(module.operation, policy, [outside.graph, inside.graph], ctx)
         if _has_narrow_products(module.operation):
             require(module.ir, NARROW_PRODUCTS)
 
-    def _cast(self, module: ir.Operation, names: Collection[str], policy: CastPolicy, ctx: PassContext) -> None:
-        graph = Graph.of(module, names, policy)
+    def _colouring(self, module: ir.Operation, names: Collection[str], policy: CastPolicy) -> Colouring:
+        """What is decided for the functions called `names`, together."""
         table = functions(module)
-        arguments = [
-            argument
-            for name in names
-            if not is_private(table[name]) and table[name].regions[0].blocks
-            for argument in table[name].regions[0].blocks[0].arguments
-        ]
-        colouring = Colouring(graph, policy, self.compute, self.compute.type(), arguments)
-        apply(colouring)
-        for name in names:
-            drop_identities(table[name])
-            update_signatures(table[name])
+        entries = [table[name].regions[0].blocks[0] for name in names if _is_entry(table[name])]
+        arguments = [argument for block in entries for argument in block.arguments]
+        return Colouring(Graph.of(module, names, policy), policy, self.compute, self.compute.type(), arguments)
+
+
+def _is_entry(func: ir.Operation) -> bool:
+    return not is_private(func) and bool(func.regions[0].blocks)
 
 
 def _program(module: ir.Operation) -> list[str]:
@@ -105,6 +109,3 @@ def _called(module: ir.Operation, names: Collection[str]) -> set[str]:
                 found.add(name)
                 frontier.append(name)
     return found
-
-
-__all__ = ["CastPrecision", "Counter", "Kind", "is_product", "name_of"]

@@ -23,7 +23,7 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loo
 
 # XLA:CPU leaves products of bfloat16 with results in float32 to a library (YNNPACK) where that takes their layout, and
 # widens the operands of all others. Transposes that are folded into products only after that change the layout, and the
-# run ends in "Unsupported element type for DotThunk::Execute" (jaxlib 0.10 to 0.12). Without the library all are widened.
+# run ends in "Unsupported element type for DotThunk::Execute" (jaxlib 0.10 to 0.12). Without it all are widened.
 NARROW_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # Options that are lists: their items are united. Of any other option one value has to win.

@@ -10,6 +10,7 @@
 `flow.py`             what lies before and behind products, and what is made of denied operations
 `refusals.py`         products that stay as they are, and why
 `colouring.py`        the fixed point: which nodes are computed in 16 bits
+`remarks.py`          what the user is told
 `rewrite.py`          types and converts
 `composites.py`       composites with operands of other types, and their decompositions
 ====================  ===============================================================================================

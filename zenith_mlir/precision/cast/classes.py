@@ -83,10 +83,9 @@ _ELEMENTWISE = frozenset(
 CHOICES = frozenset(["stablehlo.maximum", "stablehlo.minimum"])
 
 # Where a rounded operand does not round the result, but multiplies it: exp(x + d) = exp(x) (1 + d).
-EXPONENTIALS = frozenset(
-    ["stablehlo.exponential", "stablehlo.exponential_minus_one", "stablehlo.log", "stablehlo.log_plus_one"]
-    + ["stablehlo.power", "zenith.softmax", "zenith.log_softmax", "zenith.cross_entropy", "zenith.cross_entropy_vjp"]
-)
+_STABLEHLO = ("exponential", "exponential_minus_one", "log", "log_plus_one", "power")
+_ZENITH = ("softmax", "log_softmax", "cross_entropy", "cross_entropy_vjp")
+EXPONENTIALS = frozenset([*(f"stablehlo.{name}" for name in _STABLEHLO), *(f"zenith.{name}" for name in _ZENITH)])
 # Whose operands are positions times frequencies.
 ANGLES = frozenset(["stablehlo.sine", "stablehlo.cosine", "stablehlo.tan"])
 # Operations that give fewer elements than they are given: cast behind them, what they are given stays as it is.

@@ -132,8 +132,10 @@ class Colouring:
         changing = [value for value in given if defined_by(value, "stablehlo.constant") is None]
         if changing and all(self._has_narrow(value) for value in changing):
             return not self._compares_otherwise(node, given)
-        return bool(node.values) and all(self._all_want(v) for v in node.values if self._is_read(v)) and (
-            any(self._is_read(v) for v in node.values) and self._is_smaller_before(node)
+        return (
+            bool(node.values)
+            and all(self._all_want(v) for v in node.values if self._is_read(v))
+            and (any(self._is_read(v) for v in node.values) and self._is_smaller_before(node))
         )
 
     def _compares_otherwise(self, node: Node, given: Collection[ir.Value]) -> bool:

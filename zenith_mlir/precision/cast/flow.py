@@ -42,7 +42,9 @@ class Flow:
 
         made = [v for node in graph.nodes if node.kind == Kind.DENY and node not in products for v in node.values]
         denied = forwards(graph, made, lambda node: passes(node) and not _is_norm(node))
-        results = [v for node in products for v, port in node.results if node.op.name != _COMPOSITE or port == Port.AUTO]
+        results = [
+            v for node in products for v, port in node.results if node.op.name != _COMPOSITE or port == Port.AUTO
+        ]
         read = [use.value for node in products for use in node.uses if use.port == Port.LOW]
         of_exponentials = reads_by(graph, EXPONENTIALS)
         return cls(

@@ -1,4 +1,4 @@
-"""A program as nodes whose operands and results have ports. Values are float32 or have 16 bits; no other is looked at."""
+"""A program as nodes whose operands and results have ports: its values of float32 and of 16-bit floats."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from zenith_mlir.precision.cast.policy import CastPolicy, Rule
 
 _FLOATS = frozenset(["f32", "bf16", "f16"])
 # Their regions are part of the operation, and computed in its type.
-_WHOLE = frozenset(
-    f"stablehlo.{name}"
-    for name in ("reduce", "reduce_window", "select_and_scatter", "scatter", "sort", "map", "all_reduce", "reduce_scatter")
+_REDUCTIONS = (
+    "reduce",
+    "reduce_window",
+    "select_and_scatter",
+    "scatter",
+    "sort",
+    "map",
+    "all_reduce",
+    "reduce_scatter",
 )
+_WHOLE = frozenset(f"stablehlo.{name}" for name in _REDUCTIONS)
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,18 @@ class Node:
 
 @dataclass
 class Graph:
-    """Nodes by what they give and take. `sinks` are uses by operations that want values as they are: returns."""
+    """Nodes by what they give and take.
+
+    `sinks` are uses by operations that want values as they are: returns. `matched` are the rules that some operation
+    matches, `unheard` the operations that cannot be what a rule says.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     maker: dict[ir.Value, Node] = field(default_factory=dict)
     readers: dict[ir.Value, list[tuple[Node, Use]]] = field(default_factory=dict)
     sinks: list[Use] = field(default_factory=list)
+    matched: set[Rule] = field(default_factory=set)
+    unheard: list[tuple[ir.Operation, Rule]] = field(default_factory=list)
 
     @classmethod
     def of(cls, module: ir.Operation, names: Collection[str], policy: CastPolicy) -> Graph:
@@ -96,15 +109,24 @@ class Graph:
         if of_joins is not None:
             self._join(op, of_joins)
         elif op.name not in ("stablehlo.return", "func.return", "func.func"):
-            rule = policy.rule(op)
-            rule = rule if rule is not None and can_be(op, rule.kind) else None
+            rule = self._rule(op, policy)
             kind, ins, outs = ports_of(op, rule.kind if rule else None)
             if op.name == "stablehlo.convert":
                 kind, ins, outs = Kind.CLEAR, [Port.FOLLOW], [Port.FULL]
             uses = [Use(op, i, port) for i, port in enumerate(ins) if is_float(op.operands[i])]
-            results = [(v, port) for v, port in zip(op.results, outs, strict=True) if is_float(v)]
+            results: list[tuple[ir.Value, Port]] = [
+                (v, port) for v, port in zip(op.results, outs, strict=True) if is_float(v)
+            ]
             if uses or results:
                 self._add(Node(op, kind, uses, results, rule))
+
+    def _rule(self, op: ir.Operation, policy: CastPolicy) -> Rule | None:
+        found = [rule for rule in policy.rules if rule.matches(op)]
+        self.matched.update(found)
+        if found and not can_be(op, found[0].kind):
+            self.unheard.append((op, found[0]))
+            return None
+        return found[0] if found else None
 
     def _join(self, op: ir.Operation, of_joins: list[joins.Join]) -> None:
         for operands, values in of_joins:
@@ -153,5 +175,3 @@ def _walk(op: ir.Operation) -> Iterator[ir.Operation]:
 
 def _sinks(terminator: ir.Operation) -> list[Use]:
     return [Use(terminator, i, Port.FULL) for i, value in enumerate(terminator.operands) if is_float(value)]
-
-

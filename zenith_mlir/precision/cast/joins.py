@@ -40,12 +40,8 @@ def call_joins(func: ir.Operation, calls: Sequence[ir.Operation]) -> list[Join]:
     """Arguments are what any call passes, results of all calls what the function returns."""
     block = func.regions[0].blocks[0]
     end = terminator(block)
-    arguments: list[Join] = [
-        ([(call, i) for call in calls], [argument]) for i, argument in enumerate(block.arguments)
-    ]
-    results: list[Join] = [
-        ([(end, i)], [call.results[i] for call in calls]) for i in range(len(end.operands))
-    ]
+    arguments: list[Join] = [([(call, i) for call in calls], [argument]) for i, argument in enumerate(block.arguments)]
+    results: list[Join] = [([(end, i)], [call.results[i] for call in calls]) for i in range(len(end.operands))]
     return arguments + results
 
 

@@ -99,6 +99,4 @@ def _to_results(graph: Graph, stops: dict[Node, str]) -> set[Node]:
 def _is_elementwise(node: Node) -> bool:
     if node.op.name == "stablehlo.composite" or not node.values:
         return False
-    return node.kind == Kind.INFER or node.kind == Kind.CLEAR and _same_size(node)
-
-
+    return node.kind == Kind.INFER or (node.kind == Kind.CLEAR and _same_size(node))

@@ -53,7 +53,8 @@ class Rule:
     """Operations that match `pattern` have the class `kind`.
 
     A pattern is a glob (fnmatch) over the name of an operation (`stablehlo.tanh`, `tanh`, `zenith.attention`), its
-    place (`model.py:12`, `model.py`, any frame of the call stack) and the names in its location (`jit(f)/layer_0/dot_general`).
+    place (`model.py:12`, `model.py`, any frame of the call stack) and the names in its location
+    (`jit(f)/layer_0/dot_general`).
     """
 
     kind: Kind
@@ -125,10 +126,6 @@ class CastPolicy:
         """This policy, where operations that match one of `deny` or `allow` are denied or allowed."""
         first = [Rule(Kind.DENY, pattern) for pattern in deny] + [Rule(Kind.ALLOW, pattern) for pattern in allow]
         return replace(self, rules=(*first, *self.rules))
-
-    def rule(self, op: ir.Operation) -> Rule | None:
-        """The first rule that matches `op`."""
-        return next((rule for rule in self.rules if rule.matches(op)), None)
 
     def __str__(self) -> str:
         return ",".join([self.preset, *map(str, self.rules)])

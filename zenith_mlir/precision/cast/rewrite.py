@@ -25,7 +25,7 @@ def apply(colouring: Colouring) -> None:
     rewriter = _Rewriter(colouring.element)
     for use, value, want in uses:
         if want != (element_type(value) == colouring.element):
-            rewriter.give(use, value, want)
+            rewriter.give(use, value, bool(want))
     rewriter.clean()
 
 
@@ -57,8 +57,8 @@ class _Rewriter:
         type_ = _with(value.type, self._element)
         number = splat(value)
         if op is None:
-            point = ir.InsertionPoint.at_block_begin(value.owner)
-            location = value.owner.owner.operation.location
+            block = ir.BlockArgument(value).owner
+            point, location = ir.InsertionPoint.at_block_begin(block), block.owner.operation.location
         else:
             point, location = ir.InsertionPoint.after(op), op.location
         with point, location:
@@ -118,7 +118,7 @@ def _one(
     return result
 
 
-def update_signatures(func: ir.Operation) -> None:
+def update_signature(func: ir.Operation) -> None:
     """Let the type of a function be that of its arguments and of what it returns."""
     if not func.regions[0].blocks:
         return
