@@ -33,18 +33,19 @@ class CastPrecision(Pass):
     updates parameters, and sums that grow in loops. What only moves numbers has the type of its neighbours. Values that
     a loop carries, branches return or calls pass have one type throughout.
 
-    `policy` is a preset (default; conservative: products alone; aggressive: also the logits of losses and products of
-    precision HIGHEST), and may go on with CLASS:PATTERN, a class of allow, infer, clear, deny and a glob over the name
-    of an operation, its file:line or the names in its location. `allow` and `deny` are lists of such patterns.
+    `policy` is a preset (default; conservative: products alone; aggressive: also those of precision HIGHEST), and may
+    go on with CLASS:PATTERN, a class of allow, infer, clear, deny and a glob over the name of an operation, its
+    file:line or the names in its location. `allow` and `deny` are lists of such patterns.
 
     In float16, constants beyond its range keep what they meet in float32; gradients need a loss scale
     (zenith.precision). Works before or after raising: composites get operands of 16 bits and their decompositions
     convert. Running it twice changes nothing.
 
-    What XLA makes of it: on a CPU without instructions for bfloat16 it computes in float32 and rounds where values are
-    stored, and with xla_allow_excess_precision, the default, it leaves out roundings inside of fusions on any target.
-    Neither makes a result less exact. `compile(compiler_options={"xla_allow_excess_precision": False})` rounds
-    everywhere.
+    What XLA makes of it: with xla_allow_excess_precision, its default, it leaves out roundings that float32 follows, on
+    any target; `compiler_options={"xla_allow_excess_precision": False}` rounds everywhere. XLA:CPU widens the operands
+    of products of 16 bits and computes elementwise in float32, so that 16 bits save memory there and lower-kernels
+    saves time; it cannot run some products of bfloat16 by its library, and the module carries the option that leaves
+    that out. GPUs multiply 16 bits in their tensor cores.
     """
 
     compute: Dtype = option(Dtype("bfloat16"), "bf16 or f16: what products are computed in")

@@ -83,9 +83,9 @@ class CastPolicy:
 
     Presets:
 
-        default       products, and what is computed between them
-        conservative  products alone: what is between them stays float32, as in torch.autocast
-        aggressive    also the logits that losses are given; what HIGHEST asks for is cast too
+        default       products, what is computed between them, and the logits that a zenith.cross_entropy is given
+        conservative  products alone: what is between them and behind them stays float32
+        aggressive    also products for which the program asks for the precision HIGHEST
 
     `infer` says whether operations between products are cast, `logits` whether the operands of losses are, `highest`
     whether products for which the program asks for more precision are. Of `rules` the first that matches decides.
@@ -93,7 +93,7 @@ class CastPolicy:
 
     preset: str = "default"
     infer: bool = True
-    logits: bool = False
+    logits: bool = True
     highest: bool = False
     rules: tuple[Rule, ...] = ()
 
@@ -133,6 +133,6 @@ class CastPolicy:
 
 _PRESETS = {
     "default": CastPolicy(),
-    "conservative": CastPolicy("conservative", infer=False),
-    "aggressive": CastPolicy("aggressive", logits=True, highest=True),
+    "conservative": CastPolicy("conservative", infer=False, logits=False),
+    "aggressive": CastPolicy("aggressive", highest=True),
 }
