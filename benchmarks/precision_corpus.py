@@ -1,11 +1,11 @@
 """cast-precision on every module of a folder: does it hold what it promises, and what does it cost in accuracy?
 
-    python benchmarks/precision_corpus.py FOLDER... [--match gpt2] [--compute f16] [--policy conservative] [--raise] [--no-run]
+    python benchmarks/precision_corpus.py FOLDER... [--match gpt2] [--compute f16] [--policy conservative] [--raise]
 
-Each .mlir file is prepared, cast and verified. The table says whether a second run changes nothing, how many violations
-(zenith_mlir/precision/cast/check.py) the cast added, how many products have operands of 16 bits, and the relative
-error, in the 2-norm over all results, against a float64 run of the original on random inputs: of the program as it is
-and of the cast one, with the bytes of temporaries of both.
+With --no-run nothing is executed. Each .mlir file is prepared, cast and verified. The table says whether a second run
+changes nothing, how many violations (zenith_mlir/precision/cast/check.py) the cast added, how many products have
+operands of 16 bits, and the relative error, in the 2-norm over all results, against a float64 run of the original on
+random inputs: of the program as it is and of the cast one, with the bytes of temporaries of both.
 """
 
 from __future__ import annotations
@@ -28,18 +28,8 @@ from zenith_mlir.precision.cast.check import violations
 from zenith_mlir.precision.cast.classes import PRODUCTS
 
 RAISE = "raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax"
-COLUMNS = (
-    "module",
-    "verified",
-    "idempotent",
-    "signature",
-    "violations",
-    "16-bit products",
-    "f32 error",
-    "error",
-    "KiB",
-    "KiB f32",
-)
+CHECKS = ("verified", "idempotent", "signature", "violations", "16-bit products")
+COLUMNS = ("module", *CHECKS, "f32 error", "error", "KiB", "KiB f32")
 
 
 def main() -> int:
