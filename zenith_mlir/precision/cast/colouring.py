@@ -149,7 +149,8 @@ class Colouring:
             return True
         before, after = node.uses[0].value, node.values[0]
         static = has_static_shape(before) and has_static_shape(after)
-        return self._has_narrow(before) or (static and prod(shape(before)) <= prod(shape(after)))
+        is_product = self._has_narrow(before) or self._is_soft(node, before)
+        return is_product or (static and prod(shape(before)) <= prod(shape(after)))
 
     def _is_read(self, value: ir.Value) -> bool:
         return bool(self.graph.readers.get(value)) or any(use.value == value for use in self.graph.sinks)
