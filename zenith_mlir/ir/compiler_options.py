@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
-__all__ = ["KEEP_BARRIERS", "apply", "merge", "require", "required"]
+__all__ = ["KEEP_BARRIERS", "NARROW_PRODUCTS", "apply", "merge", "require", "required"]
 
 ATTRIBUTE = "zenith.cpu_compiler_options"
 
@@ -20,6 +20,11 @@ ATTRIBUTE = "zenith.cpu_compiler_options"
 # what is computed again has been computed before. Without that pass barriers stay until buffers are assigned. The
 # second pass makes one kernel of a small loop, and XLA aborts the process if it holds a barrier (jaxlib 0.10 to 0.12).
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
+
+# XLA:CPU leaves products of bfloat16 with results in float32 to a library (YNNPACK) where that takes their layout, and
+# widens the operands of all others. Transposes that are folded into products only after that change the layout, and the
+# run ends in "Unsupported element type for DotThunk::Execute" (jaxlib 0.10 to 0.12). Without it all are widened.
+NARROW_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # Options that are lists: their items are united. Of any other option one value has to win.
 _LISTS = frozenset({"xla_disable_hlo_passes"})

@@ -6,6 +6,7 @@
 `loss_scale.py`      `DynamicLossScale`, `StaticLossScale`, `NoLossScale`
 `trees.py`           `all_finite`, `select_tree`: one decision over a pytree and over devices
 `training.py`        `value_and_grad`, `train_step`: scaled losses, skipped updates
+`cast/`              the pass `cast-precision`: classes of operations, their propagation, the rewriting
 ===================  ================================================================================
 """
 

@@ -12,21 +12,13 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from zenith_mlir.errors import ZenithError, did_you_mean
+from zenith_mlir.precision.dtypes import SHORT
 
 __all__ = ["Policy", "PolicyError", "cast_floating"]
 
 Tree = TypeVar("Tree")
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
-
-_SHORT = {
-    "f16": "float16",
-    "bf16": "bfloat16",
-    "f32": "float32",
-    "f64": "float64",
-    "half": "float16",
-    "full": "float32",
-}
 
 # Of one dtype throughout, or with parameters and results in float32.
 _PRESETS = {
@@ -159,7 +151,7 @@ def _floating(given: DTypeLike) -> np.dtype[Any]:
     try:
         if given is None:  # which numpy reads as float64
             raise TypeError
-        dtype = jnp.dtype(_SHORT.get(given, given) if isinstance(given, str) else given)
+        dtype = jnp.dtype(SHORT.get(given, given) if isinstance(given, str) else given)
     except TypeError:
         close = did_you_mean(given, ("bfloat16", "float16", "float32", "float64")) if isinstance(given, str) else ""
         raise PolicyError(f"{given!r} is no dtype{close}: expected one such as float32, bfloat16 or float16") from None
