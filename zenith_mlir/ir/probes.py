@@ -105,8 +105,12 @@ def find(module: ir.Module, probes: Collection[Probe]) -> dict[Probe, ir.Value]:
 def unseen(module: ir.Module) -> int:
     """How many operations that compute floats stand in branches and in loops that are not counted."""
     opaque = [op for op in _visible(module) if op.name in _BRANCHES and not _is_counted_loop(op)]
-    inside = [inner for op in opaque for inner in walk(op) if inner.name not in MOVES and inner.name not in _BRANCHES]
+    inside = [inner for op in opaque for inner in walk(op) if inner.name not in MOVES | _BRANCHES and _in_branch(inner)]
     return sum(any(_is_probed(result) for result in op.results) for op in inside)
+
+
+def _in_branch(op: ir.Operation) -> bool:
+    return op.parent is not None and op.parent.operation.name in _BRANCHES
 
 
 _BRANCHES = frozenset(("stablehlo.while", "stablehlo.case", "stablehlo.if"))

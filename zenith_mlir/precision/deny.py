@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from zenith_mlir.ir.location import Frame
 
@@ -10,5 +11,9 @@ __all__ = ["pattern_of"]
 
 
 def pattern_of(op: str, frame: Frame) -> str:
-    """What names `op` and the others of its line."""
-    return f"{os.path.basename(frame.file)}:{frame.line}" if frame.line else op
+    """`model.py:12`, which names `op` and the others of its line; without a line the name of `op`.
+
+    It is a glob. What globs, lists and pipelines read as their own in the name of a file becomes `?`.
+    """
+    name = re.sub(r"""[][*?,{}()"'\\\s]""", "?", os.path.basename(frame.file))
+    return f"{name}:{frame.line}" if frame.line else op

@@ -38,7 +38,7 @@ from zenith_mlir.target import Target
 
 __all__ = ["CHUNK_BYTES", "report"]
 
-CHUNK_BYTES = 1 << 29
+CHUNK_BYTES = 1 << 28
 
 # What a millionth of the errors of a 16-bit program moves by half of itself is zero in exact arithmetic.
 _SLIGHT = 1e-6
@@ -110,9 +110,8 @@ def _module_and_arrays(
             f"main takes {len(module.input_specs)} arrays, got {len(leaves)}; give one for each argument (a function "
             "that is jitted already drops arguments that it does not use: give the function itself)"
         )
-    specs = zip(leaves, module.input_specs, strict=True)
-    # Python's numbers have no dtype of their own; anything else has to have the declared one.
-    return module, [np.asarray(leaf, None if hasattr(leaf, "dtype") else spec.dtype) for leaf, spec in specs]
+    # A function's arguments are what JAX takes them for, a module's have to have the declared types.
+    return module, [np.asarray(leaf if program is module else jax.numpy.asarray(leaf)) for leaf in leaves]
 
 
 def _chunks(probes: Sequence[Probe], limit: int) -> Iterator[list[Probe]]:
@@ -147,11 +146,12 @@ def _look_at(trial: Trial, chunk: Sequence[Probe], findings: _Findings, effects:
     judge = trial.judge(present)
     exact_results, exact = judge.run({})
     shadows = trial.run_shadow(present, {probe: values[probe] for probe in read if probe in values})
+    own = {}
     for probe in present:
-        errors = measure(values[probe], exact[probe], shadows[probe])
-        findings.values[probe] = values[probe].dtype.name, errors
+        value, shadow = values.pop(probe), shadows.pop(probe)
+        findings.values[probe] = value.dtype.name, measure(value, exact[probe], shadow)
+        own[probe] = own_error(value, shadow)
     findings.results = list(zip(results, exact_results, strict=True))
-    own = {probe: own_error(values[probe], shadows[probe]) for probe in present}
     _find_zeros(judge, own, exact_results, exact, findings)
     if effects:
         _find_effects(judge, own, exact_results, findings)

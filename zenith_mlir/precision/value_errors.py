@@ -53,16 +53,22 @@ def distance(x: Array, y: Array, scale: Array) -> float:
     norm independent errors add up as the sides of a right triangle do.
     """
     finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(scale)
-    if not finite.any():
-        return 0.0 if np.array_equal(x, y, equal_nan=True) else float("inf")
-    difference, size = _norm(x[finite] - y[finite]), _norm(scale[finite])
+    if not finite.all():
+        if not finite.any():
+            return 0.0 if np.array_equal(x, y, equal_nan=True) else float("inf")
+        x, y, scale = x[finite], y[finite], scale[finite]
+    difference, size = _norm(x - y), _norm(scale)
     return difference / size if size else (0.0 if difference == 0.0 else float("inf"))
 
 
 def _norm(x: Array) -> float:
-    """Scaled, so that squares neither overflow nor vanish."""
-    largest = float(np.abs(x).max())
-    return largest * float(np.linalg.norm(x / largest)) if largest and np.isfinite(largest) else largest
+    flat = x.ravel()
+    squares = float(np.einsum("i,i", flat, flat))
+    if 1e-200 < squares < 1e200:
+        return float(np.sqrt(squares))
+    # Squares overflow or vanish where the numbers themselves do not.
+    largest = float(np.abs(flat).max())
+    return largest * float(np.linalg.norm(flat / largest)) if 0.0 < largest < float("inf") else largest
 
 
 def own_error(run: Array, shadow: Array) -> Array:
