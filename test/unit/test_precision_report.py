@@ -142,10 +142,15 @@ def test_values_are_found_behind_passes() -> None:
     with narrowed.context:
         assert [str(value.type.element_type) for value in find(narrowed.ir, probes).values()] == ["bf16"] * 3
     with module.context:
-        for op in walk(module.operation):
+        for op in list(walk(module.operation)):
+            if op.name == "stablehlo.dot_general":  # beside it, an operation that the same one became
+                with ir.InsertionPoint.after(op), op.location:
+                    ir.Operation.create("stablehlo.negate", results=[op.results[0].type], operands=[op.results[0]])
             if op.name == "stablehlo.tanh":
                 op.results[0].set_type(ir.Type.parse("tensor<2x8xf32>"))
-        assert [probe.op for probe in find(module.ir, probes)] == ["stablehlo.dot_general", "stablehlo.multiply"]
+        left = find(module.ir, probes)
+        assert [probe.op for probe in left] == ["stablehlo.dot_general", "stablehlo.multiply"]
+        assert [value.owner.name for value in left.values()] == [probe.op for probe in left]
 
 
 # ---- reports
@@ -154,7 +159,7 @@ def test_values_are_found_behind_passes() -> None:
 def test_errors_of_a_program_that_casts_itself() -> None:
     def program(x: Any, w: Any) -> Any:
         h = x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
-        return (-jnp.tanh(h)).astype(jnp.float32)
+        return (-jnp.tanh(h).T).astype(jnp.float32)
 
     x, w = normal(8, 16), normal(16, 16)
     found = report(program, x, w, pipeline="")
@@ -165,13 +170,20 @@ def test_errors_of_a_program_that_casts_itself() -> None:
     scale = np.linalg.norm(np.tanh(x64 @ w64))
     assert tanh.own_error == pytest.approx(np.linalg.norm(rounded(np.tanh(h)) - np.tanh(h)) / scale, rel=0.1)
     assert tanh.error > 2 * tanh.own_error
-    assert negate.own_error == 0.0 and negate.error == tanh.error
+    assert negate.own_error == 0.0 and negate.error == pytest.approx(tanh.error)
     assert {each.dtype for each in found.rows} == {"bfloat16"}
     assert product.file == __file__ and tanh.line == product.line + 1
     (result,) = found.results
-    assert (result.op, result.dtype, result.error) == ("result 0", "float32", tanh.error)
+    assert (result.op, result.dtype, result.error) == ("result 0", "float32", negate.error)
     assert [each.error for each in found.rows] == sorted((each.error for each in found.rows), reverse=True)
     assert found.lost == found.unseen == 0
+
+
+def test_roundings_happen() -> None:
+    """XLA may leave out a convert to bfloat16 and back; what reads the value then had another operand."""
+    found = report(lambda x: -jnp.tanh(x), normal(8, 16), pipeline="narrow", effects=False)
+    assert row(found, "negate").own_error == 0.0
+    assert row(found, "negate").error == row(found, "tanh").error > BF16 / 8
 
 
 def test_a_value_of_a_loop_is_all_of_its_iterations() -> None:
@@ -199,6 +211,8 @@ def test_a_value_of_a_loop_is_all_of_its_iterations() -> None:
     assert tanh.own_error < BF16
     assert looped.error == pytest.approx(straight.error)
     product = row(looped, "dot_general")
+    products = [other.own_error for other in straight.rows if other.op == "stablehlo.dot_general"]
+    assert min(products) < product.own_error < max(products)
     assert 0 < product.own_error < product.error < BF16
     (line,) = {line.line for line in looped.lines if "stablehlo.tanh" in line.ops}
     effect = next(other.effect for other in looped.lines if other.line == line)
@@ -223,7 +237,7 @@ def test_functions_are_looked_into_and_composites_are_not() -> None:
     assert {each.op for each in found.rows} == {"stablehlo.tanh", "stablehlo.add", "zenith.softmax"}
     softmax = next(each for each in found.rows if each.op == "zenith.softmax")
     # The stand-in rounds what is inside.
-    assert softmax.dtype == "float32" and BF16 / 8 < softmax.own_error
+    assert softmax.dtype == "float32" and softmax.own_error > BF16 / 8
 
 
 def test_watching_does_not_change_what_passes_do() -> None:
