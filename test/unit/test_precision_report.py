@@ -311,15 +311,15 @@ def test_parts_give_the_same_report() -> None:
 
 
 def test_suggestions() -> None:
-    def line(name: str, effect: float, overflow: int = 0) -> Line:
-        return Line(name, ("stablehlo.add",), "a.py", 1, effect, overflow)
+    def line(name: str, effect: float, overflow: int = 0, own: float = BF16) -> Line:
+        return Line(name, ("stablehlo.add",), "a.py", 1, effect, own, overflow)
 
-    lines = line("o", 0.0, 3), line("a", 0.3), line("b", 0.1), line("c", 0.1), line("d", 1e-7)
+    lines = line("o", 0.0, 3), line("f32", 0.9, own=1e-6), line("a", 0.3), line("b", 0.1), line("c", 0.1)
     found = PrecisionReport("", "", (), (), lines)
     assert found.suggested() == ("o", "a")
     assert found.suggested(factor=100.0) == ("o", "a", "b", "c")
     assert found.suggested(limit=1) == ("o",)
-    assert PrecisionReport("", "", (), (), (line("d", 1e-7),)).suggested() == ()
+    assert PrecisionReport("", "", (), (), (lines[1],)).suggested() == ()
 
 
 def test_clear_errors() -> None:
@@ -374,14 +374,20 @@ def test_help_is_quick() -> None:
 
 
 @pytest.mark.skipif(not registry.is_pass("cast-precision"), reason="needs the pass cast-precision")
-@pytest.mark.parametrize("compute", ["bf16", "f16"])
-def test_denying_in_cast_precision_what_is_suggested_helps(compute: str) -> None:
-    arguments = normal(8, 16), normal(16, 16)
-    before = report(angles, *arguments, pipeline=f"cast-precision{{compute={compute}}}")
-    assert before.lost == 0
-    suggested = ",".join(before.suggested())
-    assert suggested
-    after = report(
-        angles, *arguments, pipeline=f'cast-precision{{compute={compute} deny="{suggested}"}}', effects=False
-    )
+@pytest.mark.parametrize(("compute", "dtype"), [("bf16", "bfloat16"), ("f16", "float16")])
+def test_denying_in_cast_precision_what_is_suggested_helps(compute: str, dtype: str) -> None:
+    def program(x: Any, w: Any, shift: Any) -> Any:
+        h = jnp.tanh(x @ w)
+        h = h + shift  # where most digits go
+        h = h - shift
+        return h @ w
+
+    arguments = normal(8, 16), normal(16, 16), np.full(16, 100.0, np.float32)
+    before = report(program, *arguments, pipeline=f"cast-precision{{compute={compute}}}")
+    assert before.lost == before.unseen == 0
+    assert [each.dtype for each in before.rows if each.op in ("stablehlo.add", "stablehlo.subtract")] == [dtype] * 2
+    suggested = before.suggested()
+    assert suggested and len(suggested) < len(before.lines)
+    denying = f"cast-precision{{compute={compute} deny={','.join(suggested)}}}"
+    after = report(program, *arguments, pipeline=denying, effects=False)
     assert after.error < before.error / 2

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "PrecisionReport", "Row"]
 
-# An effect on the results below this is that of float32 itself.
-_NOTHING = 2.0**-18
+# An operation that adds less computes in float32, with operands that were not rounded to 16 bits.
+_OF_FLOAT32 = 2.0**-15
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Line:
 
     `effect` is by how much the results of the program move, relative to their own size (the largest of them), if a
     float64 run is disturbed by the own errors of these operations and by nothing else: what to expect from denying
-    them. `overflow` counts the numbers that overflow there.
+    them. `own_error` is the largest of their own errors; `overflow` counts the numbers that overflow there.
     """
 
     pattern: str
@@ -55,6 +55,7 @@ class Line:
     file: str
     line: int
     effect: float
+    own_error: float
     overflow: int = 0
 
 
@@ -97,7 +98,7 @@ class PrecisionReport:
         Effects of different lines are taken to be independent: they add up by squares.
         """
         first = [line for line in self.lines if line.overflow]
-        rest = [line for line in self.lines if not line.overflow and line.effect > _NOTHING]
+        rest = [line for line in self.lines if not line.overflow and line.own_error > _OF_FLOAT32]
         left = sum(line.effect**2 for line in rest)
         goal = left / factor**2
         for line in sorted(rest, key=lambda line: -line.effect):

@@ -224,12 +224,13 @@ def _lines(findings: _Findings) -> tuple[Line, ...]:
 def _line(pattern: str, probes: Sequence[Probe], findings: _Findings) -> Line:
     frame = source_frame(probes[0].location)
     errors = [findings.values[probe][1] for probe in probes]
-    without = max(each.own_error for each in errors) if not findings.effects else 0.0
+    own = max(each.own_error for each in errors)
     return Line(
         pattern,
-        tuple(dict.fromkeys(probe.name for probe in probes)),
-        frame.file,
-        frame.line,
-        findings.effects.get(pattern, without),
-        sum(each.own_overflow for each in errors),
+        ops=tuple(dict.fromkeys(probe.name for probe in probes)),
+        file=frame.file,
+        line=frame.line,
+        effect=findings.effects.get(pattern, 0.0 if findings.effects else own),
+        own_error=own,
+        overflow=sum(each.own_overflow for each in errors),
     )
