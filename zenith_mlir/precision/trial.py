@@ -95,10 +95,12 @@ class Trial:
             rewire(module.ir, values, _sum)
             add_outputs(module.ir, values)
         specs = module.input_specs[len(self.arrays) :]
+        cpu = jax.devices("cpu")[0]
         with jax.enable_x64(True):
-            arrays = [jax.device_put(widened(array)) for array in self.arrays]
+            arrays = [jax.device_put(widened(array), cpu) for array in self.arrays]
             zeros = [
-                jax.device_put(np.zeros(probe.shape, spec.dtype)) for probe, spec in zip(values, specs, strict=True)
+                jax.device_put(np.zeros(probe.shape, spec.dtype), cpu)
+                for probe, spec in zip(values, specs, strict=True)
             ]
         return Judge(_compile_float64(module), arrays, dict(zip(values, zeros, strict=True)))
 
