@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import math
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from zenith_mlir import __version__
-from zenith_mlir.errors import ZenithError
+from zenith_mlir.json_text import dumps
+from zenith_mlir.tools.arguments import UsageError, arrays_from_file
 from zenith_mlir.tools.isolate import OneLineParser, Progress, fail, isolated
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console
 
@@ -28,10 +25,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "zenith-run"
 SHOWN_RESULTS = 12
-
-
-class UsageError(ZenithError):
-    """Arguments of the command line that do not fit."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,29 +157,8 @@ def _seed(options: argparse.Namespace) -> int:
 
 
 def _arrays_from_file(options: argparse.Namespace, module: Module) -> list[NDArray[Any]] | None:
-    """The arrays of an .npz, by the arguments' names if it has them, else in order; None for random ones."""
-    import numpy as np
-
-    if not options.args.endswith(".npz"):
-        return None
-    try:
-        with np.load(options.args, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{options.args}: cannot be read as arrays written by numpy.savez: {error}") from error
-    specs = module.input_specs
-    if len(arrays) != len(specs):
-        raise UsageError(
-            f"{options.args} holds {len(arrays)} arrays, main takes {len(specs)}; save one for each argument"
-        )
-    names = [spec.name for spec in specs]
-    ordered = [arrays[name] for name in names] if set(names) == set(arrays) else list(arrays.values())
-    return [_as_declared(array, spec.dtype) for array, spec in zip(ordered, specs, strict=True)]
-
-
-def _as_declared(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """NumPy's files keep only the bytes of bfloat16 and its like."""
-    return array.view(dtype) if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize else array
+    """The arrays of an .npz; None for random ones."""
+    return arrays_from_file(options.args, module) if options.args.endswith(".npz") else None
 
 
 def _facts(result: NDArray[Any]) -> dict[str, Any]:
@@ -300,16 +272,7 @@ def _certificate_as_dict(certificate: Certificate) -> dict[str, Any]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(dumps(value, indent=2))
 
 
 if __name__ == "__main__":

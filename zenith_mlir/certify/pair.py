@@ -25,7 +25,7 @@ from zenith_mlir.target import Target
 if TYPE_CHECKING:
     from zenith_mlir.module import Module
 
-__all__ = ["Trio", "certify_pair", "moved", "narrowest_ulp", "run"]
+__all__ = ["Trio", "certify_pair", "moved", "narrowest_ulp", "quick_options", "run", "widened"]
 
 NEIGHBOURS = 3
 
@@ -73,7 +73,7 @@ class Trio:
         return cls(
             compile_module(original, target),
             compile_module(rewritten, target),
-            compile_module(to_float64(original), Target.parse("cpu"), compiler_options=_quick(original)),
+            compile_module(to_float64(original), Target.parse("cpu"), compiler_options=quick_options(original)),
             narrowest_ulp(original),
         )
 
@@ -84,18 +84,18 @@ class Trio:
         results = zip(
             run(self.original, arrays),
             run(self.rewritten, arrays),
-            run(self.float64, map(_widened, arrays)),
+            run(self.float64, map(widened, arrays)),
             *tried,
             strict=True,
         )
         return [judge_result(name, i, o, r, j, near) for i, (o, r, j, *near) in enumerate(results)]
 
     def _neighbour(self, arrays: Sequence[Array]) -> list[Neighbour]:
-        pairs = zip(run(self.original, arrays), run(self.float64, map(_widened, arrays)), strict=True)
+        pairs = zip(run(self.original, arrays), run(self.float64, map(widened, arrays)), strict=True)
         return [Neighbour(original, judge) for original, judge in pairs]
 
 
-def _quick(module: Module) -> dict[str, int]:
+def quick_options(module: Module) -> dict[str, int]:
     """Compiler options for few runs: without LLVM's optimizations the program is ready in half the time.
 
     Not where it convolves: XLA:CPU has no library for convolutions of f64, and its own loops need the
@@ -111,7 +111,8 @@ def run(executable: Executable, arrays: Iterable[Array]) -> list[Array]:
     return [np.asarray(result) for result in executable(*arrays)]
 
 
-def _widened(array: Array) -> Array:
+def widened(array: Array) -> Array:
+    """The same numbers in float64 or complex128; integers and booleans as they are."""
     array = np.asarray(array)
     if not is_float_like(array.dtype):
         return array
@@ -124,7 +125,7 @@ def moved(array: Array, ulp: float, generator: np.random.Generator) -> Array:
         return array
     factor = 1 + ulp / 2 * generator.choice([-1.0, 1.0], array.shape)
     with np.errstate(over="ignore"):
-        return np.asarray(_widened(array) * factor).astype(array.dtype)
+        return np.asarray(widened(array) * factor).astype(array.dtype)
 
 
 def narrowest_ulp(module: Module) -> float:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from zenith_mlir.precision.loss_scale import StaticLossScale as StaticLossScale
     from zenith_mlir.precision.policy import Policy as Policy
     from zenith_mlir.precision.policy import PolicyError as PolicyError
+    from zenith_mlir.precision.precision_report import PrecisionReport as PrecisionReport
+    from zenith_mlir.precision.reporting import report as report
     from zenith_mlir.precision.training import Gradients as Gradients
     from zenith_mlir.precision.training import TrainStep as TrainStep
     from zenith_mlir.precision.training import train_step as train_step
@@ -38,9 +40,11 @@ _HOMES = {
     "NoLossScale": "loss_scale",
     "Policy": "policy",
     "PolicyError": "policy",
+    "PrecisionReport": "precision_report",
     "StaticLossScale": "loss_scale",
     "TrainStep": "training",
     "all_finite": "trees",
+    "report": "reporting",
     "select_tree": "trees",
     "train_step": "training",
     "value_and_grad": "training",
