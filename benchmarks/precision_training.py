@@ -35,6 +35,7 @@ import zenith_mlir as zenith
 from zenith_mlir.precision import DynamicLossScale, NoLossScale, Policy, train_step
 
 Batch = tuple[np.ndarray, np.ndarray]
+STEPS_AT_ONCE = 25
 OPTIONS = {"xla_allow_excess_precision": False}
 
 
@@ -122,24 +123,34 @@ RUNS: dict[str, tuple[str, Any]] = {
 }
 
 
-def step_of(task: Task, dtype: str, by: str) -> Callable[..., Any]:
-    """One step of training that computes in `dtype`."""
+def training(task: Task, dtype: str, by: str) -> Callable[..., Any]:
+    """A scan over steps of training that compute in `dtype`, one for each batch."""
+    policy = Policy.parse(f"params=float32,compute={dtype if by == 'policy' else 'float32'},output=float32")
+    step = train_step(policy.wrap(task.loss), task.optimizer)
+
+    def steps(state: Any, inputs: jax.Array, labels: jax.Array) -> Any:
+        def one(state: Any, batch: Any) -> Any:
+            params, optimizer, scale, _, finite = step(*state, *batch)
+            return (params, optimizer, scale), finite
+
+        return jax.lax.scan(one, state, (inputs, labels))
+
     if by == "policy" or dtype == "float32":
-        policy = Policy.parse(f"params=float32,compute={dtype},output=float32")
-        return jax.jit(train_step(policy.wrap(task.loss), task.optimizer), compiler_options=OPTIONS)
-    pipeline = f"prepare,cast-precision{{compute={dtype}}}"
-    return zenith.jit(train_step(task.loss, task.optimizer), pipeline, compiler_options=OPTIONS)
+        return jax.jit(steps, compiler_options=OPTIONS)
+    return zenith.jit(steps, f"prepare,cast-precision{{compute={dtype}}}", compiler_options=OPTIONS)
 
 
-def run(task: Task, step: Callable[..., Any], scale: Any, seed: int, steps: int) -> tuple[float, float, int]:
+def run(
+    task: Task, train: Callable[..., Any], evaluate: Callable[..., Any], scale: Any, seed: int, steps: int
+) -> tuple[float, float, int]:
     """Losses on the training and the test data, and how many steps were skipped."""
-    params = task.model.init(jax.random.key(seed), task.train[0][:2])
-    state, rng, finite = task.optimizer.init(params), np.random.default_rng(seed), []
-    for _ in range(steps):
-        params, state, scale, _, ok = step(params, state, scale, *task.batch(rng))
-        finite.append(ok)
-    evaluate = jax.jit(task.loss)
-    return float(evaluate(params, *task.train)), float(evaluate(params, *task.test)), steps - int(sum(finite))
+    params = jax.jit(task.model.init)(jax.random.key(seed), task.train[0][:2])
+    state, rng, finite = (params, task.optimizer.init(params), scale), np.random.default_rng(seed), 0
+    for _ in range(steps // STEPS_AT_ONCE):
+        batches = [task.batch(rng) for _ in range(STEPS_AT_ONCE)]
+        state, was_finite = train(state, *(np.stack(arrays) for arrays in zip(*batches, strict=True)))
+        finite += int(was_finite.sum())
+    return float(evaluate(state[0], *task.train)), float(evaluate(state[0], *task.test)), steps - finite
 
 
 def main() -> None:
@@ -147,17 +158,19 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--runs", default=";".join(RUNS), help="separated by semicolons")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=0, help="instead of each task's own number")
+    parser.add_argument(
+        "--steps", type=int, default=0, help=f"instead of each task's own number; a multiple of {STEPS_AT_ONCE}"
+    )
     parser.add_argument("--by", choices=("pass", "policy"), default="pass")
     arguments = parser.parse_args()
     table = Table("task", "computing", "training loss", "test loss", "skipped", "s a run")
     for name in arguments.tasks.split(","):
         task = TASKS[name]()
-        steps = arguments.steps or task.steps
+        steps, evaluate = arguments.steps or task.steps, jax.jit(task.loss)
         for kind in arguments.runs.split(";"):
             dtype, scale = RUNS[kind]
-            step, start = step_of(task, dtype, arguments.by), time.perf_counter()
-            found = np.array([run(task, step, scale, seed, steps) for seed in range(arguments.seeds)])
+            train, start = training(task, dtype, arguments.by), time.perf_counter()
+            found = np.array([run(task, train, evaluate, scale, seed, steps) for seed in range(arguments.seeds)])
             seconds = (time.perf_counter() - start) / arguments.seeds
             mean, deviation = found.mean(0), found.std(0)
             row = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 
 from zenith_mlir.context import PassContext
-from zenith_mlir.ir.compiler_options import NARROW_PRODUCTS, require
+from zenith_mlir.ir.compiler_options import LATE_CONVERSIONS, NARROW_PRODUCTS, require
 from zenith_mlir.ir.composites import decomposition_name
 from zenith_mlir.ir.facts import element_type, walk_named
 from zenith_mlir.ir.symbols import functions, is_private
@@ -70,6 +70,8 @@ class CastPrecision(Pass):
             say_rules(module.operation, policy, [outside.graph, inside.graph], ctx)
         if _has_narrow_products(module.operation):
             require(module.ir, NARROW_PRODUCTS)
+        if not any(walk_named(module.operation, "stablehlo.optimization_barrier")):
+            require(module.ir, LATE_CONVERSIONS)
 
     def _colouring(self, module: ir.Operation, names: Collection[str], policy: CastPolicy) -> Colouring:
         """What is decided for the functions called `names`, together."""

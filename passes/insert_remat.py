@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from zenith_mlir.context import PassContext
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.ir.compiler_options import require
+from zenith_mlir.ir.compiler_options import KEEP_BARRIERS, LATE_CONVERSIONS, require, withdraw
 from zenith_mlir.ir.symbols import functions
 from zenith_mlir.memory.sizes import Budget, format_bytes
 from zenith_mlir.module import Module
@@ -68,7 +68,7 @@ class InsertRemat(Pass):
         args: dict[str, Any] = {"before": before, "measured": best.measured} if before is not None else {}
         insertion = best.insertion
         best.insertion.apply(module, rates, lambda choice: _report(choice, ctx))
-        require(module.ir)
+        _keep_barriers(module)
         ctx.passed(
             main,
             "",
@@ -90,7 +90,7 @@ class InsertRemat(Pass):
         def measure(insertion: Insertion) -> int:
             copy = module.clone()
             insertion.apply(copy, rates)
-            require(copy.ir)
+            _keep_barriers(copy)
             return temporary_bytes(copy, ctx) or 0
 
         try:
@@ -108,6 +108,12 @@ class InsertRemat(Pass):
         if goal.is_measured:
             raise _too_small(self.budget, budget, least.measured)
         return least
+
+
+def _keep_barriers(module: Module) -> None:
+    """Have XLA:CPU compile `module` so that barriers do what they are for."""
+    withdraw(module.ir, LATE_CONVERSIONS)
+    require(module.ir, KEEP_BARRIERS)
 
 
 def _too_small(asked: Budget, budget: int, minimum: int) -> ZenithError:

@@ -33,8 +33,9 @@ __all__ = ["PIPELINES", "Pipeline"]
 
 PIPELINES: Mapping[str, str] = {
     "prepare": "inline-calls,simplify",
-    "default": "prepare,raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,"
-    "raise-softmax,raise-matmul,lower-kernels",
+    "raise": "prepare,raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax",
+    "default": "raise,raise-matmul,lower-kernels",
+    "default-bf16": "raise,cast-precision,raise-matmul,lower-kernels",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
-__all__ = ["KEEP_BARRIERS", "NARROW_PRODUCTS", "apply", "merge", "require", "required"]
+__all__ = ["KEEP_BARRIERS", "LATE_CONVERSIONS", "NARROW_PRODUCTS", "apply", "merge", "require", "required", "withdraw"]
 
 ATTRIBUTE = "zenith.cpu_compiler_options"
 
@@ -26,6 +26,10 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loo
 # run ends in "Unsupported element type for DotThunk::Execute" (jaxlib 0.10 to 0.12). Without it all are widened.
 NARROW_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
+# XLA:CPU runs what is ready as early as it can, so that all weights of a program are converted before the first product
+# and wait. The order that saves memory is as fast, but computes early what stands behind a barrier.
+LATE_CONVERSIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
 # Options that are lists: their items are united. Of any other option one value has to win.
 _LISTS = frozenset({"xla_disable_hlo_passes"})
 
@@ -37,6 +41,15 @@ def require(module: ir.Module, options: Mapping[str, str] = KEEP_BARRIERS) -> No
             name: ir.StringAttr.get(value) for name, value in merge(options, required(module)).items()
         }
         module.operation.attributes[ATTRIBUTE] = ir.DictAttr.get(texts)
+
+
+def withdraw(module: ir.Module, options: Mapping[str, str]) -> None:
+    """Take back what `require` recorded of `options`."""
+    left = {name: value for name, value in required(module).items() if options.get(name) != value}
+    if ATTRIBUTE in module.operation.attributes:
+        del module.operation.attributes[ATTRIBUTE]
+    if left:
+        require(module, left)
 
 
 def required(module: ir.Module) -> dict[str, str]:

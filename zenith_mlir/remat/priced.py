@@ -30,12 +30,13 @@ def priced_plans(hull: Hull, budgets: NDArray[np.float64], tries: int) -> Iterat
     costs while it waits is taken from the schedule of the cut before.
     """
     problem = hull.problem
-    if not hull.corners:
+    lowest = min((corner.price for corner in hull.corners if corner.price), default=0.0)
+    if not lowest:
         return
     sweeps = _Sweeps(problem)
     for budget in np.maximum(budgets, 1.0).tolist():
         price = max(hull.corners, key=lambda corner: corner.value - corner.price * budget).price
-        price = price or min(corner.price for corner in hull.corners if corner.price) * 1e-3
+        price = price or lowest * 1e-3
         # At first what counts is what waits between forward and backward.
         prices = np.zeros(problem.nodes + problem.steps)
         prices[problem.nodes - 1] = price

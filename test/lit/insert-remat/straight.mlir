@@ -7,7 +7,7 @@
 
 // Some of the tanh are computed again behind a barrier with the cotangent.
 // CHECK: remark: [passed] insert-remat: (budget=80%
-// CHECK: module {{.*}}zenith.cpu_compiler_options = {xla_disable_hlo_passes = "cse_barrier_expander"}
+// CHECK: module {{.*}}zenith.cpu_compiler_options = {xla_disable_hlo_passes = "cse_barrier_expander,small-while-loop-hoisting"}
 // CHECK: %[[FIRST:.*]] = stablehlo.tanh
 // CHECK: stablehlo.optimization_barrier
 // CHECK: stablehlo.tanh
