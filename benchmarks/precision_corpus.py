@@ -27,7 +27,6 @@ from zenith_mlir.ir.float64 import to_float64
 from zenith_mlir.precision.cast.check import violations
 from zenith_mlir.precision.cast.classes import PRODUCTS
 
-RAISE = "raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax"
 CHECKS = ("verified", "idempotent", "signature", "violations", "16-bit products")
 COLUMNS = ("module", *CHECKS, "f32 error", "error", "KiB", "KiB f32")
 
@@ -60,7 +59,7 @@ def parse() -> argparse.Namespace:
 def examine(path: Path, arguments: argparse.Namespace) -> list[str]:
     """A row of the table."""
     original = zenith.load(path)
-    prepared = original.run(f"prepare,{RAISE}" if arguments.raised else "prepare")
+    prepared = original.run("raise" if arguments.raised else "prepare")
     options = f'{{compute={arguments.compute} policy="{arguments.policy}"}}'
     try:
         cast = prepared.run(f"cast-precision{options}")

@@ -70,7 +70,7 @@ class CastPrecision(Pass):
             say_rules(module.operation, policy, [outside.graph, inside.graph], ctx)
         if _has_narrow_products(module.operation):
             require(module.ir, NARROW_PRODUCTS)
-        if not any(walk_named(module.operation, "stablehlo.optimization_barrier")):
+        if _narrows(module.operation) and not walk_named(module.operation, "stablehlo.optimization_barrier"):
             require(module.ir, LATE_CONVERSIONS)
 
     def _colouring(self, module: ir.Operation, names: Collection[str], policy: CastPolicy) -> Colouring:
@@ -95,6 +95,12 @@ def _has_narrow_products(module: ir.Operation) -> bool:
     """Whether products of bfloat16 have results in float32."""
     products = walk_named(module, "stablehlo.dot_general")
     return any(str(element_type(op.operands[0])) == "bf16" and is_wide(op.results[0]) for op in products)
+
+
+def _narrows(module: ir.Operation) -> bool:
+    """Whether something is converted from float32 to 16 bits."""
+    converts = walk_named(module, "stablehlo.convert")
+    return any(is_wide(op.operands[0]) and str(element_type(op.results[0])) in ("bf16", "f16") for op in converts)
 
 
 def _decompositions(module: ir.Operation) -> list[str]:

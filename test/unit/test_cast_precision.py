@@ -16,8 +16,6 @@ from zenith_mlir.ir.float64 import to_float64
 from zenith_mlir.ir.loops import Loop
 from zenith_mlir.precision.cast.check import violations
 
-RAISE = "raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax"
-
 
 def struct(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -377,7 +375,7 @@ def inputs_of(module):
     ]
 
 
-@pytest.mark.parametrize("before", ["prepare", f"prepare,{RAISE}"])
+@pytest.mark.parametrize("before", ["prepare", "raise"])
 def test_a_language_model_against_float64(before):
     fn, args = language_model()
     module = cast(fn, *args, before=before)
@@ -393,7 +391,7 @@ def test_a_language_model_against_float64(before):
 
 def test_composites_look_like_those_of_a_bfloat16_program():
     fn, args = language_model()
-    module = cast(fn, *args, before=f"prepare,{RAISE}")
+    module = cast(fn, *args, before="raise")
     composites = walk_named(module.operation, "stablehlo.composite")
     found = {}
     for op in composites:
@@ -412,9 +410,7 @@ def test_composites_look_like_those_of_a_bfloat16_program():
 
 def test_kernels_take_what_is_cast():
     fn, args = language_model()
-    module = zenith.trace(fn, *args).run(
-        f"prepare,{RAISE},cast-precision,raise-matmul,lower-kernels{{cost-model=false}}"
-    )
+    module = zenith.trace(fn, *args).run("raise,cast-precision,raise-matmul,lower-kernels{cost-model=false}")
     chosen = {r.args["implementation"] for r in module.remarks if r.pass_name == "lower-kernels" and r.kind == "passed"}
     assert {"cpu-flash", "cpu-flash-vjp", "cpu-matmul", "cpu-norm", "cpu-activation"} <= chosen
     assert not walk_named(module.operation, "stablehlo.dot_general")
@@ -422,7 +418,7 @@ def test_kernels_take_what_is_cast():
 
 def test_residuals_live_in_16_bits():
     fn, args = language_model()
-    module = cast(fn, *args, before=f"prepare,{RAISE}")
+    module = cast(fn, *args, before="raise")
     gradients = [
         op for op in walk_named(module.operation, "stablehlo.composite") if "_vjp" in op.attributes["name"].value
     ]

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src import compiler as jax_compiler
+from remat_programs import chain
 
 from zenith_mlir import hook
 from zenith_mlir.ir import compiler_options
-from zenith_mlir.ir.compiler_options import KEEP_BARRIERS, merge, require, required
+from zenith_mlir.ir.compiler_options import KEEP_BARRIERS, LATE_CONVERSIONS, merge, require, required, withdraw
 from zenith_mlir.ir.executable import compile_module
 from zenith_mlir.module import Module, load, trace
 from zenith_mlir.remat.policy import Policy, keeps_barriers
@@ -200,3 +201,33 @@ def test_exported_programs_are_called_anywhere():
     exported = jax.export.deserialize(jax.export.export(jax.jit(gradient(NOTHING)))(W).serialize())
     assert "zenith.cpu_compiler_options" in exported.mlir_module()
     np.testing.assert_allclose(exported.call(W)[1], gradient(None)(W)[1], rtol=1e-5)
+
+
+def test_what_is_withdrawn_is_required_no_more():
+    module = trace(lambda x: x + 1, X)
+    require(module.ir, {"xla_cpu_something": "true"})
+    require(module.ir, LATE_CONVERSIONS)
+    withdraw(module.ir, LATE_CONVERSIONS)
+    assert required(module.ir) == {"xla_cpu_something": "true"}
+    withdraw(module.ir, {"xla_cpu_something": "true"})
+    assert required(module.ir) == {} and compiler_options.ATTRIBUTE not in module.text()
+
+
+def test_weights_are_converted_late_unless_something_is_computed_again():
+    function, arguments = chain()
+    cast = trace(function, *arguments).run("prepare,cast-precision")
+    assert LATE_CONVERSIONS.items() <= required(cast.ir).items()
+    again = cast.run("insert-remat{budget=70% measure=false min-bytes=0}")
+    assert KEEP_BARRIERS.items() <= required(again.ir).items()
+    assert not LATE_CONVERSIONS.keys() & required(again.ir).keys()
+    checkpointed = trace(gradient(jax.checkpoint_policies.nothing_saveable), W).run("prepare,cast-precision")
+    assert not LATE_CONVERSIONS.keys() & required(checkpointed.ir).keys()
+
+
+def test_weights_that_are_converted_late_do_not_wait():
+    def products(x, weights):
+        return functools.reduce(lambda x, w: jnp.tanh(x @ w), weights, x)
+
+    weights = [np.full((256, 256), 0.01, "float32")] * 8
+    cast = trace(products, np.ones((4, 256), "float32"), weights).run("prepare,cast-precision")
+    assert cast.compile("cpu").memory_analysis().temp_size_in_bytes < 4 * 256 * 256 * 2
