@@ -74,7 +74,7 @@ def digits() -> Task:
 class Transformer(nn.Module):
     vocabulary: int
     layers: int = 2
-    width: int = 96
+    width: int = 64
     heads: int = 4
 
     @nn.compact
@@ -96,22 +96,22 @@ def text() -> Task:
     letters = np.frombuffer("\n".join(topics[name] for name in sorted(topics)).encode("ascii", "ignore"), np.uint8)
     known, tokens = np.unique(letters, return_inverse=True)
     split = len(tokens) * 9 // 10
-    length = 96
+    length = 64
 
     def windows(part: np.ndarray, starts: np.ndarray) -> Batch:
         rows = part[starts[:, None] + np.arange(length + 1)].astype(np.int32)
         return rows[:, :-1], rows[:, 1:]
 
     def batch(rng: np.random.Generator) -> Batch:
-        return windows(tokens[:split], rng.integers(0, split - length - 1, 16))
+        return windows(tokens[:split], rng.integers(0, split - length - 1, 8))
 
     def fixed(part: np.ndarray) -> Batch:
         return windows(part, np.random.default_rng(1).integers(0, len(part) - length - 1, 64))
 
-    schedule = optax.warmup_cosine_decay_schedule(0, 3e-3, 50, 400)
+    schedule = optax.warmup_cosine_decay_schedule(0, 3e-3, 50, 300)
     model = Transformer(len(known))
     objective = optax.softmax_cross_entropy_with_integer_labels
-    return Task(model, objective, optax.adamw(schedule), 400, batch, fixed(tokens[:split]), fixed(tokens[split:]))
+    return Task(model, objective, optax.adamw(schedule), 300, batch, fixed(tokens[:split]), fixed(tokens[split:]))
 
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": digits, "text": text}

@@ -371,3 +371,9 @@ def test_errors_say_what_to_do(monkeypatch):
         solve(problem, 10)
     # Without libraries the baselines still work.
     assert solve(problem, 100, "greedy").cost == 0
+
+
+@pytest.mark.parametrize("solver", ["optimal", "fast", "chain"])
+def test_values_that_cost_nothing_have_no_price(solver):
+    views = Problem.of([0.0] * 3, [4, 4, 4], [[], [0], [1]], [[2], [1], [0]])
+    assert solve(views, 8, solver).cost == 0
