@@ -425,3 +425,21 @@ def test_residuals_live_in_16_bits():
     read = Counter(str(value.type) for op in gradients for value in op.operands if "2x32x" in str(value.type))
     # All but the rows of the embedding, the labels, and what attention keeps of a row.
     assert read["tensor<2x32x16xf32>"] == 1 and read["tensor<2x32x64xf32>"] == 0 and read["tensor<2x32x16xbf16>"] > 10
+
+
+def test_collectives_have_one_type_on_all_devices():
+    """Sums over devices are float32, what only moves between them is as its neighbours are."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+    spec = jax.sharding.PartitionSpec()
+
+    def parallel(x, up, down):
+        hidden = jnp.tanh(x @ up)
+        total = jax.lax.psum(hidden @ down, "d")
+        moved = jax.lax.ppermute(total, "d", [(0, 0)])
+        return moved @ up, jax.lax.all_gather(hidden, "d", axis=1, tiled=True) @ down
+
+    fn = jax.shard_map(parallel, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    module = cast(fn, struct(4, 8), struct(8, 16), struct(16, 8))
+    assert types(module, "stablehlo.all_reduce") == {"f32": 1}
+    assert types(module, "stablehlo.collective_permute") == {"bf16": 1}
+    assert types(module, "stablehlo.all_gather") == {"bf16": 1}
