@@ -391,3 +391,23 @@ def test_denying_in_cast_precision_what_is_suggested_helps(compute: str, dtype: 
     denying = f"cast-precision{{compute={compute} deny={','.join(suggested)}}}"
     after = report(program, *arguments, pipeline=denying, effects=False)
     assert after.error < before.error / 2
+
+
+def test_the_pass_says_it_in_remarks() -> None:
+    def fn(x: jax.Array, w: jax.Array) -> jax.Array:
+        y = jnp.tanh(x @ w)
+        return (y * 3.0) @ w
+
+    module = zenith.trace(fn, np.ones((8, 16), np.float32), np.ones((16, 16), np.float32))
+    after = module.run("prepare,precision-report{compute=f16 top=3}")
+    assert after.text() == module.run("prepare").text()
+    said = [r for r in after.remarks if r.pass_name == "precision-report"]
+    values = [r for r in said if "error" in r.args]
+    assert len(values) == 3 and all(r.file == __file__ and r.kind == "analysis" for r in values)
+    assert [r.args["error"] for r in values] == sorted((r.args["error"] for r in values), reverse=True)
+    assert any(1e-5 < r.args["own_error"] < 1e-3 for r in values)
+    (suggestion,) = [r.suggest for r in said if r.suggest][:1]
+    denied = suggestion.split("deny=")[1].split("}")[0]
+    left = module.run(f'prepare,precision-report{{compute=f16 deny="{denied}"}}')
+    worst = [max(r.args["error"] for r in m.remarks if "error" in r.args) for m in (after, left)]
+    assert worst[1] < worst[0]
