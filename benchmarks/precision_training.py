@@ -7,12 +7,12 @@
     text     the help texts that come with Python (`pydoc_data.topics`), letter by letter: a transformer, AdamW,
              cross-entropy
 
-Every run of a seed starts with the same parameters and sees the same batches. `f16` trains with a DynamicLossScale;
-`f16, no scale` is the control that must fail: its gradients vanish. By `pass` the float32 step goes through
-`prepare,cast-precision`, by `policy` the loss is wrapped by `zenith.precision.Policy`. XLA may keep more bits than a
-program says (`xla_allow_excess_precision`); here it must not. Losses are float32 evaluations of the parameters, on the
-training data and on data that was not trained on; `±` is the standard deviation over the seeds. Needs scikit-learn,
-flax and optax.
+Every run of a seed starts with the same parameters and sees the same batches; steps are a scan. `f16` trains with a
+DynamicLossScale; `f16, no scale` is the control: the gradients of the digits vanish, those of the text are large
+enough. By `pass` the float32 step goes through `prepare,cast-precision`, by `policy` the loss is wrapped by
+`zenith.precision.Policy`. XLA may keep more bits than a program says (`xla_allow_excess_precision`); here it must not.
+Losses are float32 evaluations of the parameters, on the training data and on data that was not trained on; `±` is the
+standard deviation over the seeds. Needs scikit-learn, flax and optax.
 """
 
 from __future__ import annotations
