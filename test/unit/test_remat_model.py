@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 from remat_programs import scanned
 
 import zenith_mlir as zenith
+from zenith_mlir.remat import insertion
 from zenith_mlir.remat.costs import Rates
 from zenith_mlir.remat.flow import Flow
 from zenith_mlir.remat.insertion import Model, entry_block
 from zenith_mlir.remat.scan import scans
 from zenith_mlir.remat.schedule import lazily, simulate
+from zenith_mlir.remat.solve import Infeasible
 from zenith_mlir.target import Target
 
 SIZE = 64 * 4
@@ -64,3 +68,19 @@ def test_gradients_of_stacked_weights_are_no_temporaries() -> None:
     module = zenith.trace(function, *arguments).run("prepare")
     measured = module.compile("cpu").memory_analysis().temp_size_in_bytes
     assert Model.of(module, RATES).peak == pytest.approx(measured, rel=0.25)
+
+
+def test_loops_are_asked_for_less_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little is missing outside of them, and whatever they can do about it."""
+    function, arguments = scanned()
+    module = zenith.trace(function, *arguments).run("prepare")
+    budget, asked = Model.of(module, RATES).peak - 1, []
+
+    def never(module: zenith.Module, kept: object, *_: object) -> NoReturn:
+        asked.append(kept)
+        raise Infeasible(budget, budget + 1, "optimal")
+
+    monkeypatch.setattr(insertion, "_solve_rest", never)
+    with pytest.raises(Infeasible):
+        insertion.Insertion.solve(module, budget, "optimal", RATES)
+    assert 1 < len(asked) == len(set(asked)) <= 33

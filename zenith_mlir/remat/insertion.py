@@ -15,17 +15,13 @@ from zenith_mlir.remat.from_module import Program, program_of
 from zenith_mlir.remat.rewrite import apply
 from zenith_mlir.remat.scan import Scan, scans
 from zenith_mlir.remat.schedule import Plan, keep_all, simulate
-from zenith_mlir.remat.solve import Infeasible, Solution, solve
+from zenith_mlir.remat.solve import Infeasible, Solution, Solved, explore, solve
 
 __all__ = ["Choice", "Insertion", "Model", "entry_block"]
 
 
-class _MoreInLoops(Exception):
-    """What is recomputed in loops takes memory itself, so that they have to stack so many `bytes` less."""
-
-    def __init__(self, bytes: int) -> None:
-        super().__init__(bytes)
-        self.bytes = bytes
+# Loops are asked to stack less so many times at most.
+_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -74,36 +70,28 @@ class Insertion:
         Raises:
             Infeasible: if none was found; it states the least budget for which there is one.
         """
-        excess = Model.of(module, rates).peak - budget
-        while True:
-            try:
-                return cls._saving(module.clone(), excess, budget, solver, rates)
-            except _MoreInLoops as more:
-                excess += more.bytes
-
-    @classmethod
-    def _saving(cls, module: Module, excess: int, budget: int, solver: str, rates: Rates) -> Insertion:
-        """As `solve`, with loops that stack `excess` bytes less. `module` is changed on the way.
-
-        Raises:
-            _MoreInLoops: if they have to, and can, stack even less.
-        """
-        block = entry_block(module)
-        loops = scans(block, module.operation, rates)
+        loops = scans(entry_block(module), module.operation, rates)
+        explored = [explore(scan.problem, solver) for scan in loops]
         stacked = sum(scan.stacked_bytes for scan in loops)
-        solutions = [_solve_loop(scan, excess, stacked, solver) for scan in loops]
-        kept = tuple(
-            None if solution is None else simulate(scan.problem, solution.plan).kept
-            for scan, solution in zip(loops, solutions, strict=True)
-        )
-        _keep(loops, kept)
-        program = program_of(block, module.operation, rates)
-        try:
-            rest = solve(program.problem, budget, solver)
-        except Infeasible as infeasible:
-            if excess < stacked:
-                raise _MoreInLoops(max(infeasible.minimum - budget, 1)) from infeasible
-            raise
+        saved = Model.of(module, rates).peak - budget
+        infeasible: dict[tuple[frozenset[int] | None, ...], Infeasible] = {}
+        while True:
+            solutions = [_solve_loop(s, each, saved, stacked) for s, each in zip(loops, explored, strict=True)]
+            kept = tuple(
+                None if solution is None else simulate(scan.problem, solution.plan).kept
+                for scan, solution in zip(loops, solutions, strict=True)
+            )
+            try:
+                if kept in infeasible:
+                    raise infeasible[kept]
+                rest = _solve_rest(module.clone(), kept, budget, solver, rates)
+                break
+            except Infeasible as error:
+                if saved >= stacked:
+                    raise
+                # What loops compute again takes memory itself, so they have to stack even less.
+                infeasible[kept] = error
+                saved += max(error.minimum - budget, stacked // _STEPS + 1)
         found = [rest, *(solution for solution in solutions if solution is not None)]
         return cls(
             kept,
@@ -148,17 +136,23 @@ def _keep(loops: Sequence[Scan], kept: Sequence[frozenset[int] | None]) -> None:
             scan.keep(nodes)
 
 
-def _solve_loop(scan: Scan, excess: int, total: int, solver: str) -> Solution | None:
-    """What a loop that stacks its part of `total` bytes recomputes to take its part of `excess` less; as little memory
+def _solve_loop(scan: Scan, explored: Solved, saved: int, stacked: int) -> Solution | None:
+    """What a loop that stacks its part of `stacked` bytes recomputes to take its part of `saved` less; as little memory
     as possible where that cannot be, None where there is nothing to do.
     """
-    if excess <= 0:
+    if saved <= 0:
         return None
-    budget = scan.stacked_bytes - min(excess * scan.stacked_bytes // total, scan.stacked_bytes)
-    try:
-        return solve(scan.problem, budget, solver)
-    except Infeasible as infeasible:
-        return solve(scan.problem, infeasible.minimum, solver)
+    budget = scan.stacked_bytes - min(saved * scan.stacked_bytes // stacked, scan.stacked_bytes)
+    return explored.solve(max(budget, explored.minimum))
+
+
+def _solve_rest(
+    module: Module, kept: Sequence[frozenset[int] | None], budget: int, solver: str, rates: Rates
+) -> Solution:
+    """What is recomputed outside of loops that stack `kept`. `module` is changed on the way."""
+    block = entry_block(module)
+    _keep(scans(block, module.operation, rates), kept)
+    return solve(program_of(block, module.operation, rates).problem, budget, solver)
 
 
 def _choices(program: Program, plan: Plan) -> list[Choice]:
