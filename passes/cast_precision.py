@@ -11,7 +11,7 @@ from zenith_mlir.context import PassContext
 from zenith_mlir.ir.compiler_options import LATE_CONVERSIONS, NARROW_PRODUCTS, require
 from zenith_mlir.ir.composites import decomposition_name
 from zenith_mlir.ir.facts import element_type, walk_named
-from zenith_mlir.ir.symbols import functions, is_private
+from zenith_mlir.ir.symbols import callee, functions, is_private
 from zenith_mlir.module import Module
 from zenith_mlir.precision.cast.colouring import Colouring
 from zenith_mlir.precision.cast.composites import adapt_decompositions
@@ -113,7 +113,7 @@ def _called(module: ir.Operation, names: Collection[str]) -> set[str]:
     table, found, frontier = functions(module), set(), list(names)
     while frontier:
         for call in walk_named(table[frontier.pop()], "func.call"):
-            name = str(ir.FlatSymbolRefAttr(call.attributes["callee"]).value)
+            name = callee(call)
             if name in table and name not in found:
                 found.add(name)
                 frontier.append(name)

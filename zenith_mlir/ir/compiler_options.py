@@ -27,7 +27,7 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loo
 NARROW_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # XLA:CPU runs what is ready as early as it can, so that all weights of a program are converted before the first product
-# and wait. The order that saves memory is as fast, but computes early what stands behind a barrier.
+# and wait. The order that saves memory computes early what stands behind a barrier.
 LATE_CONVERSIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 # Options that are lists: their items are united. Of any other option one value has to win.

@@ -17,6 +17,7 @@ from jax.extend.backend import get_backend
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.compiler_options import apply as apply_required
+from zenith_mlir.ir.signature import argument_attributes
 from zenith_mlir.target import Target
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ _DONATING = ("jax.buffer_donor", "tf.aliasing_output")
 
 def _donated(main: Any) -> frozenset[int]:
     """The arguments of `main` whose buffers a call consumes."""
-    if "arg_attrs" not in main.attributes:
-        return frozenset()
-    arguments = enumerate(main.attributes["arg_attrs"])
+    arguments = enumerate(argument_attributes(main))
     return frozenset(i for i, attributes in arguments if any(name in attributes for name in _DONATING))
 
 

@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.facts import blocks, defining_op, walk
-from zenith_mlir.ir.symbols import functions
+from zenith_mlir.ir.symbols import callee, functions
 
 if TYPE_CHECKING:
     from zenith_mlir.module import Module
@@ -215,7 +215,7 @@ def _functions_of_custom_calls(module: ir.Operation) -> set[str]:
     frontier = {name for func in table.values() for op in walk(func) for name in _called_by_custom_call(op)}
     while frontier:
         found |= frontier
-        calls = {_callee(op) for name in frontier for op in walk(table[name]) if op.name == "func.call"}
+        calls = {callee(op) for name in frontier for op in walk(table[name]) if op.name == "func.call"}
         frontier = calls - found
     return found
 
@@ -229,12 +229,8 @@ def _called_by_custom_call(op: ir.Operation) -> list[str]:
 def _check_calls(module: ir.Operation, foreign: set[str]) -> None:
     for name, func in functions(module).items():
         for op in walk(func):
-            if name not in foreign and op.name == "func.call" and _callee(op) in foreign:
+            if name not in foreign and op.name == "func.call" and callee(op) in foreign:
                 raise ZenithError(
-                    f"{op.location}: cannot run in float64: @{_callee(op)} is called here and by a custom "
+                    f"{op.location}: cannot run in float64: @{callee(op)} is called here and by a custom "
                     "call, which needs it in its original types; give the custom call a function of its own"
                 )
-
-
-def _callee(call: ir.Operation) -> str:
-    return str(ir.FlatSymbolRefAttr(call.attributes["callee"]).value)

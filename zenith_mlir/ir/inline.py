@@ -10,7 +10,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir._mlir_libs._jax_mlir_ext import inlined_func_call
 
 from zenith_mlir.ir.facts import walk_named
-from zenith_mlir.ir.symbols import drop_unused_private_functions, functions, is_private
+from zenith_mlir.ir.symbols import callee, drop_unused_private_functions, functions, is_private
 
 
 def inline_body(func: ir.Operation, call: ir.Operation) -> list[ir.Value]:
@@ -43,7 +43,7 @@ def inline_all_calls(module: ir.Operation) -> int:
     count = 0
     for func in list(_callees_first(table)):
         for call in walk_named(func, "func.call"):
-            name = _callee(call)
+            name = callee(call)
             if name in inlinable and len(call.attributes) == 1:
                 inline_body(table[name], call)
                 count += 1
@@ -59,12 +59,8 @@ def _is_marked(func: ir.Operation) -> bool:
     return bool(names - _PLAIN_FUNCTION_ATTRIBUTES) or not func.regions[0].blocks
 
 
-def _callee(call: ir.Operation) -> str:
-    return str(ir.FlatSymbolRefAttr(call.attributes["callee"]).value)
-
-
 def _calls(func: ir.Operation, table: dict[str, ir.Operation]) -> list[str]:
-    return [name for call in walk_named(func, "func.call") if (name := _callee(call)) in table]
+    return [name for call in walk_named(func, "func.call") if (name := callee(call)) in table]
 
 
 def _callees_first(table: dict[str, ir.Operation]) -> Iterator[ir.Operation]:

@@ -11,7 +11,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
 
-__all__ = ["InputSpec", "input_specs", "main_function", "numpy_dtype"]
+__all__ = ["InputSpec", "argument_attributes", "input_specs", "main_function", "numpy_dtype"]
 
 _DTYPES = {
     "i1": "bool",
@@ -81,6 +81,13 @@ def main_function(module: ir.Module) -> ir.Operation:
         if is_main and op.regions[0].blocks:
             return op
     raise ZenithError("the module has no function @main with a body; one is expected as its entry")
+
+
+def argument_attributes(function: ir.Operation) -> list[ir.DictAttr]:
+    """What is said of each argument of a func.func; empty if nothing is said of any."""
+    if "arg_attrs" not in function.attributes:
+        return []
+    return [ir.DictAttr(each) for each in ir.ArrayAttr(function.attributes["arg_attrs"])]
 
 
 def _spec(argument: ir.BlockArgument, index: int) -> InputSpec:

@@ -17,6 +17,11 @@ def symbol_name(op: ir.Operation) -> str:
     return str(ir.StringAttr(op.attributes["sym_name"]).value)
 
 
+def callee(call: ir.Operation) -> str:
+    """The name of the function that a func.call calls."""
+    return str(ir.FlatSymbolRefAttr(call.attributes["callee"]).value)
+
+
 def is_private(func: ir.Operation) -> bool:
     attributes = func.attributes
     return "sym_visibility" in attributes and ir.StringAttr(attributes["sym_visibility"]).value == "private"

@@ -20,7 +20,7 @@ from zenith_mlir.ir.facts import users
 from zenith_mlir.ir.inline import inline_all_calls
 from zenith_mlir.ir.location import source_frame
 from zenith_mlir.ir.loops import Loop
-from zenith_mlir.ir.signature import main_function, numpy_dtype
+from zenith_mlir.ir.signature import argument_attributes, main_function, numpy_dtype
 from zenith_mlir.memory.memory_report import MemoryReport
 from zenith_mlir.memory.timeline import Moment, Timeline, Value
 from zenith_mlir.module import Module
@@ -303,7 +303,5 @@ def _written(type_: ir.Type) -> str:
 
 def _donated(main: ir.Operation, types: Any) -> list[ir.Type]:
     """The types of the arguments whose memory becomes a result's."""
-    if "arg_attrs" not in main.attributes:
-        return []
-    attributes: Any = ir.ArrayAttr(main.attributes["arg_attrs"])
-    return [type_ for type_, each in zip(types, attributes, strict=True) if "tf.aliasing_output" in each]
+    attributes = argument_attributes(main)
+    return [type_ for type_, each in zip(types, attributes, strict=False) if "tf.aliasing_output" in each]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import defining_op, users
+from zenith_mlir.ir.signature import argument_attributes
 from zenith_mlir.remat.kinds import FUSED, VIEWS, bytes_of
 
 __all__ = ["in_room_of_results"]
@@ -43,10 +44,7 @@ def _is_read_once(value: ir.Value) -> bool:
 
 def _donated_results(block: ir.Block, count: int) -> set[int]:
     """The numbers of the results that are written over an argument; all that may be where XLA has the choice."""
-    function = block.owner.operation
-    if "arg_attrs" not in function.attributes:
-        return set()
-    arguments = [ir.DictAttr(each) for each in ir.ArrayAttr(function.attributes["arg_attrs"])]
+    arguments = argument_attributes(block.owner.operation)
     if any("jax.buffer_donor" in each for each in arguments):
         return set(range(count))
     aliased = (each["tf.aliasing_output"] for each in arguments if "tf.aliasing_output" in each)

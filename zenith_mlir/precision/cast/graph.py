@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import element_type
-from zenith_mlir.ir.symbols import functions, is_private
+from zenith_mlir.ir.symbols import callee, functions, is_private
 from zenith_mlir.precision.cast import joins
 from zenith_mlir.precision.cast.classes import PRODUCTS, Kind, Port, can_be, name_of, ports_of
 from zenith_mlir.precision.cast.policy import CastPolicy, Rule
@@ -89,9 +89,9 @@ class Graph:
         calls: dict[str, list[ir.Operation]] = {name: [] for name in joined}
         for func in table.values():
             for op in _walk(func):
-                callee = joins.callee(op)
-                if callee in joined:
-                    calls[callee].append(op)
+                called = callee(op) if op.name == "func.call" else ""
+                if called in joined:
+                    calls[called].append(op)
                 else:
                     graph._enter(op, policy)
         for name, func in joined.items():

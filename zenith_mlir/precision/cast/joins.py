@@ -45,11 +45,6 @@ def call_joins(func: ir.Operation, calls: Sequence[ir.Operation]) -> list[Join]:
     return arguments + results
 
 
-def callee(op: ir.Operation) -> str | None:
-    """The name of the function that a func.call calls."""
-    return str(ir.FlatSymbolRefAttr(op.attributes["callee"]).value) if op.name == "func.call" else None
-
-
 def terminator(block: ir.Block) -> ir.Operation:
     *_, last = block.operations
     end: ir.Operation = last.operation
