@@ -443,3 +443,9 @@ def test_collectives_have_one_type_on_all_devices():
     assert types(module, "stablehlo.all_reduce") == {"f32": 1}
     assert types(module, "stablehlo.collective_permute") == {"bf16": 1}
     assert types(module, "stablehlo.all_gather") == {"bf16": 1}
+
+
+def test_a_module_without_functions_stays_one():
+    module = zenith.load("module {}").run("cast-precision{deny=dot_general}")
+    assert module.text() == zenith.load("module {}").text()
+    assert [r.reason for r in module.remarks] == ["no operation matches the pattern deny:dot_general"]

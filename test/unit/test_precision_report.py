@@ -15,7 +15,7 @@ import pytest
 from jaxlib.mlir import ir
 
 import zenith_mlir as zenith
-from zenith_mlir import Module, Pass, PassContext, option, register, registry
+from zenith_mlir import Module, Pass, PassContext, option, register
 from zenith_mlir.errors import PassError, ZenithError
 from zenith_mlir.ir.facts import element_type, is_float, shape, walk
 from zenith_mlir.ir.location import UNKNOWN, Frame, source_frame
@@ -373,7 +373,6 @@ def test_help_is_quick() -> None:
 # ---- with the pass that it is for
 
 
-@pytest.mark.skipif(not registry.is_pass("cast-precision"), reason="needs the pass cast-precision")
 @pytest.mark.parametrize(("compute", "dtype"), [("bf16", "bfloat16"), ("f16", "float16")])
 def test_denying_in_cast_precision_what_is_suggested_helps(compute: str, dtype: str) -> None:
     def program(x: Any, w: Any, shift: Any) -> Any:

@@ -17,8 +17,7 @@ def holds(constant: ir.Operation, dtype: str) -> bool:
     numbers = _numbers(constant)
     if numbers is None:
         return dtype == "bfloat16"
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = numbers.astype(getattr(ml_dtypes, dtype, dtype)).astype(np.float32)
+    rounded = _rounded(numbers, dtype)
     finite = np.isfinite(numbers)
     return bool(np.all(np.isfinite(rounded[finite])) and not np.any((rounded == 0) & (numbers != 0)))
 
@@ -28,9 +27,12 @@ def is_exact(constant: ir.Operation, dtype: str) -> bool:
     numbers = _numbers(constant)
     if numbers is None:
         return False
+    return bool(np.array_equal(_rounded(numbers, dtype), numbers, equal_nan=True))
+
+
+def _rounded(numbers: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
-        rounded = numbers.astype(getattr(ml_dtypes, dtype, dtype)).astype(np.float32)
-    return bool(np.array_equal(rounded, numbers, equal_nan=True))
+        return numbers.astype(getattr(ml_dtypes, dtype, dtype)).astype(np.float32)
 
 
 def _numbers(constant: ir.Operation) -> np.ndarray | None:

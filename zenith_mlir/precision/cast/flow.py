@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from jaxlib.mlir import ir
@@ -82,31 +82,34 @@ def reads_by(graph: Graph, names: Collection[str]) -> list[ir.Value]:
 
 def forwards(graph: Graph, start: Iterable[ir.Value], passes: Callable[[Node], bool]) -> set[ir.Value]:
     """`start` and what the nodes behind that it `passes` make of it."""
-    found: set[ir.Value] = set()
-    frontier = list(start)
-    while frontier:
-        value = frontier.pop()
-        if value in found:
-            continue
-        found.add(value)
+
+    def made_of(value: ir.Value) -> Iterator[ir.Value]:
         for node, use in graph.readers.get(value, ()):
             if passes(node) and (use.port in _READ or _is_open(node)):
-                frontier += [v for v, port in node.results if port in _GIVEN or _is_open(node)]
-    return found
+                yield from (v for v, port in node.results if port in _GIVEN or _is_open(node))
+
+    return _reached(start, made_of)
 
 
 def backwards(graph: Graph, start: Iterable[ir.Value], passes: Callable[[Node], bool]) -> set[ir.Value]:
     """`start` and what the nodes before that it `passes` are made of."""
+
+    def read_for(value: ir.Value) -> Iterator[ir.Value]:
+        node = graph.maker.get(value)
+        if node is not None and passes(node):
+            yield from (use.value for use in node.uses if use.port in _READ or _is_open(node))
+
+    return _reached(start, read_for)
+
+
+def _reached(start: Iterable[ir.Value], next_to: Callable[[ir.Value], Iterable[ir.Value]]) -> set[ir.Value]:
     found: set[ir.Value] = set()
     frontier = list(start)
     while frontier:
         value = frontier.pop()
-        if value in found:
-            continue
-        found.add(value)
-        node = graph.maker.get(value)
-        if node is not None and passes(node):
-            frontier += [use.value for use in node.uses if use.port in _READ or _is_open(node)]
+        if value not in found:
+            found.add(value)
+            frontier += next_to(value)
     return found
 
 

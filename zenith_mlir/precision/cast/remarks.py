@@ -55,7 +55,7 @@ def say_counts(colouring: Colouring, ctx: PassContext) -> None:
 
 def say_rules(module: ir.Operation, policy: CastPolicy, graphs: Sequence[Graph], ctx: PassContext) -> None:
     """Patterns that no operation matches, and those that ask for what there is not."""
-    anchor, *_ = functions(module).values()
+    anchor = next(iter(functions(module).values()), module)
     matched = {rule for graph in graphs for rule in graph.matched}
     for rule in policy.rules:
         if rule not in matched:
