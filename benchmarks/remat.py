@@ -1,6 +1,7 @@
 """What insert-remat saves on the CPU, and what it costs.
 
-    python benchmarks/remat.py budgets [--scan]     ten budgets of a 12-layer transformer step, predicted and measured
+    python benchmarks/remat.py budgets [--scan]     ten budgets of a 12-layer transformer step, predicted and measured;
+                                                    or others, with --budgets 20%,140MiB
     python benchmarks/remat.py policies [--scan]    beside jax.checkpoint a layer with its policies, at equal memory
     python benchmarks/remat.py batch                the largest batch in a fixed budget, with and without it
     python benchmarks/remat.py corpus DIR           training modules of a folder at half of their residual bytes
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--scan", action="store_true", help="the layers as one scan")
     parser.add_argument("--model", default="", help="only models with this in their names, for batch")
     parser.add_argument("--budget", type=int, default=512 * MIB, help="bytes, for batch")
+    tens = ",".join(f"{percent}%" for percent in range(100, 0, -10))
+    parser.add_argument("--budgets", default=tens, help="for budgets; those in bytes are held to measurements")
     arguments = parser.parse_args()
     columns, rows = TABLES[arguments.what]
     table = Table(*columns, title=f"{arguments.what}, jax {jax.__version__}")
@@ -58,19 +61,20 @@ def budgets(arguments: argparse.Namespace) -> Iterator[Row]:
     plain = module.compile("cpu")
     flops, expected = plain.cost_analysis()["flops"], plain(*jax.tree.leaves(values))
     yield ("as it is", "", mib(temporaries(plain)), "1.00", "1.000", "", "")
-    for percent in range(100, 0, -10):
+    for budget in arguments.budgets.split(","):
         start = time.perf_counter()
         try:
-            after = module.run(f"insert-remat{{budget={percent}% measure=false}}")
+            measure = "false" if budget.endswith("%") else "true"
+            after = module.run(f"insert-remat{{budget={budget} measure={measure}}}")
         except zenith.PassError as error:
-            yield (f"{percent}%", "", "", "", "", str(error).split(";")[0].split(": ", 1)[1], "")
+            yield (budget, "", "", "", "", str(error).split(";")[0].split(": ", 1)[1], "")
             continue
         seconds = time.perf_counter() - start
         told = next((r.args for r in after.remarks if r.kind == "passed"), {})
         compiled = after.compile("cpu")
         results = compiled(*jax.tree.leaves(values))
         yield (
-            f"{percent}%",
+            budget,
             mib(told.get("predicted", 0)),
             mib(temporaries(compiled)),
             f"{temporaries(plain) / temporaries(compiled):.2f}",
