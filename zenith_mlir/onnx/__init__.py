@@ -1,0 +1,1 @@
+"""JAX programs as ONNX models."""

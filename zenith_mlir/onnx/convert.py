@@ -1,0 +1,100 @@
+"""The walk over a module: every operation through its row of the table, values becoming views of ONNX values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as oir
+from jaxlib.mlir import ir
+
+from zenith_mlir.errors import ZenithError
+from zenith_mlir.ir import location
+from zenith_mlir.ir.facts import element_type, shape
+from zenith_mlir.ir.signature import numpy_dtype
+from zenith_mlir.onnx.arrange import dense
+from zenith_mlir.onnx.builder import Builder, Origin
+from zenith_mlir.onnx.view import View
+
+__all__ = ["Lowering", "NotConvertible", "Walk", "onnx_type"]
+
+Lowering = Callable[["Walk", ir.Operation], Sequence[View]]
+"""Emits nodes for an operation and returns a view for each of its results."""
+
+
+class NotConvertible(ZenithError):
+    """An operation that has no ONNX form; the message says why, without a location."""
+
+
+@dataclass
+class Walk:
+    """Values of the program seen so far, and where nodes go.
+
+    Lowering functions read operands with `walk.view(op.operands[0])` and return views of the results.
+    """
+
+    builder: Builder
+    table: Mapping[str, Lowering]
+    functions: Mapping[str, ir.Operation] = field(default_factory=dict)
+    views: dict[ir.Value, View] = field(default_factory=dict)
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def view(self, value: ir.Value) -> View:
+        return self.views[value]
+
+    def dense(self, value: ir.Value) -> oir.Value:
+        """The ONNX value with all elements of `value` in its own order."""
+        return dense(self.builder, self.views[value])
+
+    def array(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        """The elements of `value` where they are known."""
+        view = self.views[value]
+        stored = self.builder.array(view.value)
+        if stored is None:
+            return None
+        order = view.order
+        kept = stored.reshape([view.shape[d] for d in order]).transpose(np.argsort(order))
+        line = [1 if axis is None else size for axis, size in zip(view.axes, view.shape, strict=True)]
+        return np.broadcast_to(kept.reshape(line), view.shape)
+
+    def block(self, block: ir.Block, arguments: Sequence[View]) -> list[View]:
+        """Convert the operations of `block`; returns what its terminator returns."""
+        self.views.update(zip(block.arguments, arguments, strict=True))
+        *body, terminator = [op.operation for op in block.operations]
+        for op in body:
+            self.convert(op)
+        return [self.views[value] for value in terminator.operands]
+
+    def convert(self, op: ir.Operation) -> None:
+        lowering = self.table.get(op.name)
+        if lowering is None:
+            raise NotConvertible(f"{op.name} has no ONNX form")
+        outer = self.builder.origin
+        self.builder.origin = _origin(op, next(self.numbers))
+        for result, view in zip(op.results, lowering(self, op), strict=True):
+            if view.shape != shape(result):
+                raise AssertionError(f"{op.name}: a view of {view.shape} for {result.type}")
+            self.views[result] = view
+        self.builder.origin = outer
+
+
+def onnx_type(value: ir.Value) -> oir.DataType:
+    """The ONNX element type of a tensor.
+
+    Raises:
+        NotConvertible: for one that ONNX lacks.
+    """
+    dtype = numpy_dtype(element_type(value))
+    try:
+        return oir.DataType.from_numpy(dtype)
+    except TypeError:
+        raise NotConvertible(f"ONNX has no element type {dtype}") from None
+
+
+def _origin(op: ir.Operation, number: int) -> Origin:
+    name = next(iter(location.names(op.location)), "")
+    frame = location.source_frame(op.location)
+    return Origin(name, f"{frame.file}:{frame.line}" if frame is not location.UNKNOWN else "", number)

@@ -1,0 +1,1 @@
+"""Lowering functions by family; `zenith_mlir.onnx.table` has them all."""

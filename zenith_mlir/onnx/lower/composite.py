@@ -1,0 +1,26 @@
+"""stablehlo.composite: ONNX's own fused operator where it means the same, else what the composite is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.ir.composites import composite_name, decomposition_name
+from zenith_mlir.onnx.convert import Lowering, Walk
+from zenith_mlir.onnx.fused import FUSED
+from zenith_mlir.onnx.view import View
+
+__all__ = ["COMPOSITE"]
+
+
+def _composite(walk: Walk, op: ir.Operation) -> Sequence[View]:
+    fused = FUSED.get(composite_name(op))
+    found = fused(walk, op) if fused is not None else None
+    if found is not None:
+        return found
+    block = walk.functions[decomposition_name(op)].regions[0].blocks[0]
+    return walk.block(block, [walk.view(value) for value in op.operands])
+
+
+COMPOSITE: dict[str, Lowering] = {"stablehlo.composite": _composite}

@@ -1,0 +1,24 @@
+"""Every operation that has an ONNX form, by name."""
+
+from __future__ import annotations
+
+from zenith_mlir.onnx.convert import Lowering
+from zenith_mlir.onnx.lower.composite import COMPOSITE
+from zenith_mlir.onnx.lower.control import CONTROL
+from zenith_mlir.onnx.lower.dot import DOT
+from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
+from zenith_mlir.onnx.lower.reduce import REDUCE
+from zenith_mlir.onnx.lower.shape import SHAPE
+from zenith_mlir.onnx.lower.types import TYPES
+
+__all__ = ["LOWERINGS"]
+
+LOWERINGS: dict[str, Lowering] = {
+    **COMPOSITE,
+    **CONTROL,
+    **DOT,
+    **ELEMENTWISE,
+    **REDUCE,
+    **SHAPE,
+    **TYPES,
+}
