@@ -115,7 +115,7 @@ class Builder:
         """The result of one node: of `shape`, in the dtype of input `data` unless `dtype` says another.
 
         Where onnxruntime has no kernel for the type of input `data`, all inputs of that type are cast to one that it
-        has, and a result of that type is cast back.
+        has, and a result of that type is cast back. The condition of a Where stays a boolean.
         """
         source = inputs[data]
         assert source is not None
@@ -124,7 +124,11 @@ class Builder:
         compute = given if domain else compute_type(op_type, given, self.opset)
         if compute != given and op_type != "Cast":
             self._note_loss(op_type, given, compute)
-            inputs = tuple(self.cast(i, compute) if i is not None and i.dtype == given else i for i in inputs)
+            operands = range(1 if op_type == "Where" else 0, len(inputs))
+            inputs = tuple(
+                self.cast(value, compute) if value is not None and value.dtype == given and i in operands else value
+                for i, value in enumerate(inputs)
+            )
         else:
             compute = given
         result = dtype or given

@@ -9,6 +9,7 @@ from zenith_mlir.onnx.lower.dot import DOT
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
 from zenith_mlir.onnx.lower.reduce import REDUCE
+from zenith_mlir.onnx.lower.scatter import SCATTER
 from zenith_mlir.onnx.lower.shape import SHAPE
 from zenith_mlir.onnx.lower.types import TYPES
 from zenith_mlir.onnx.lower.update import UPDATE
@@ -22,6 +23,7 @@ LOWERINGS: dict[str, Lowering] = {
     **ELEMENTWISE,
     **GATHER,
     **REDUCE,
+    **SCATTER,
     **SHAPE,
     **TYPES,
     **UPDATE,

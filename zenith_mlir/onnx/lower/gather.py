@@ -19,7 +19,7 @@ from zenith_mlir.onnx.lower.picks import pick
 from zenith_mlir.onnx.lower.shape import number_line, slice_axes
 from zenith_mlir.onnx.view import View
 
-__all__ = ["GATHER"]
+__all__ = ["GATHER", "slice_at"]
 
 _D = oir.DataType
 

@@ -24,7 +24,7 @@ from zenith_mlir.onnx.lower.shape import slice_axes
 from zenith_mlir.onnx.sizes import Sizes
 from zenith_mlir.onnx.view import View
 
-__all__ = ["Column", "Start", "column", "known_integers", "last_start", "scalar_column", "start"]
+__all__ = ["Column", "Start", "clip", "column", "known_integers", "last_start", "scalar_column", "start"]
 
 _D = oir.DataType
 _INDEX_TYPES = {_D.INT8: _D.INT32, _D.UINT8: _D.INT32, _D.INT16: _D.INT32, _D.UINT16: _D.INT32, _D.UINT32: _D.INT64}
@@ -129,8 +129,10 @@ _REPLAYS: dict[str, Callable[[ir.Operation, View], View]] = {
 }
 
 
-def start(walk: Walk, col: Column, size: int, window: int) -> Start:
-    """Starts of slices of `window` elements along a dimension of `size`."""
+def start(walk: Walk, col: Column, size: int, window: int, from_end: bool = True) -> Start:
+    """Starts of slices of `window` elements along a dimension of `size`; negative ones may count from its end if
+    `from_end`.
+    """
     builder = walk.builder
     symbolic = builder.sizes.is_symbolic(size) or builder.sizes.is_symbolic(window)
     known = known_integers(builder.sizes, col.value)
@@ -138,28 +140,25 @@ def start(walk: Walk, col: Column, size: int, window: int) -> Start:
         known = walk.array(col.value)
     if known is not None and not symbolic:
         return _known_start(builder, col, known, size - window)
+    value, least, most = col.value, *integer_range(col.value, builder.sizes)
     low, high = 0, size - window
-    if col.limits is not None and not symbolic:
-        low, high = (min(max(limit, 0), size - window) for limit in col.limits)
-    value = col.value
-    least, most = integer_range(value, builder.sizes)
-    if not symbolic and (low, high) == (0, size - 1):
-        index = unwrapped(value, size)
+    within = col.limits is not None and not symbolic and low <= col.limits[0] and col.limits[1] <= high
+    if within and col.limits is not None:
+        low, high = col.limits
+    index = unwrapped(value, size) if not symbolic and (low, high) == (0, size - 1) else None
+    if index is not None and (within or (from_end and col.limits is None)):
         # The last element is as well counted from the end.
-        if index is not None:
-            value, (least, most) = index, integer_range(index, builder.sizes)
-            low = -size if least < 0 else 0
-    if col.limits is not None and symbolic:
-        given = col.look(walk.view(value))
-        given = _clip(builder, given, *(builder.scalar(limit, given.dtype) for limit in col.limits))
-    else:
-        given = col.look(_typed(builder, walk.view(value)))
+        value, (least, most) = index, integer_range(index, builder.sizes)
+        low = -size if least < 0 else 0
+    given = col.look(_typed(builder, walk.view(value)))
+    if col.limits is not None and not within:
+        given = clip(builder, given, *(builder.scalar(limit, given.dtype) for limit in col.limits))
+        least, most = col.limits
     if not symbolic and low <= least and most <= high:
         return Start(given, given)
-    ends = [builder.scalar(low, given.dtype), last_start(builder, size, window, given.dtype)]
-    if not symbolic:
-        ends[1] = builder.scalar(high, given.dtype)
-    return Start(given, _clip(builder, given, *ends))
+    last = last_start(builder, size, window, given.dtype) if symbolic else builder.scalar(high, given.dtype)
+    bounded = clip(builder, given, builder.scalar(low, given.dtype), last)
+    return Start(bounded if within else given, bounded)
 
 
 def last_start(builder: Builder, size: int, window: int, dtype: oir.DataType) -> oir.Value:
@@ -197,7 +196,7 @@ def _typed(builder: Builder, view: View) -> View:
     return view.with_value(builder.cast(view.value, _INDEX_TYPES.get(view.dtype, view.dtype)))
 
 
-def _clip(builder: Builder, view: View, low: oir.Value, high: oir.Value) -> View:
+def clip(builder: Builder, view: View, low: oir.Value, high: oir.Value) -> View:
     return view.with_value(builder.op("Clip", view.value, low, high, shape=builder.shape(view.value)))
 
 

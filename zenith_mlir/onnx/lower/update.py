@@ -14,7 +14,6 @@ import numpy as np
 import onnx_ir as oir
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import shape
 from zenith_mlir.onnx.arrange import dense, in_order, stored_view
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Lowering, Walk
@@ -22,7 +21,7 @@ from zenith_mlir.onnx.lower.indices import scalar_column, start
 from zenith_mlir.onnx.lower.shape import concatenate, number_line, pad_axes, slice_axes
 from zenith_mlir.onnx.view import View
 
-__all__ = ["UPDATE"]
+__all__ = ["UPDATE", "write_slice"]
 
 _D = oir.DataType
 # The indices of a write at a known place are part of the file.
@@ -32,22 +31,31 @@ _MAX_CONSTANT = 1 << 12
 def _dynamic_update_slice(walk: Walk, op: ir.Operation) -> Sequence[View]:
     builder = walk.builder
     view, update = walk.view(op.operands[0]), walk.view(op.operands[1])
-    # A dimension of which all is written has no start but 0.
     starts = {
         d: start(walk, scalar_column(value), view.shape[d], update.shape[d]).bounded
         for d, value in enumerate(list(op.operands)[2:])
         if update.shape[d] != view.shape[d]
     }
-    if not math.prod(shape(op.operands[1])):
-        return [view]
+    return [write_slice(builder, view, update, starts)]
+
+
+def write_slice(builder: Builder, view: View, update: View, starts: Mapping[int, View]) -> View:
+    """`view` with `update` from `starts` on, which are within the bounds and have no dimensions but of size 1. A
+    dimension without a start is written from 0 on.
+    """
+    if not math.prod(update.shape):
+        return view
+    # A dimension of which all is written has no start but 0.
+    zero = View(builder.scalar(0, _D.INT64), (), ())
+    starts = {d: starts.get(d, zero) for d in range(view.rank) if update.shape[d] != view.shape[d]}
     if not starts:
-        return [update]
+        return update
     known = {d: builder.array(index.value) for d, index in starts.items()}
     firsts = {d: int(array.reshape(())) for d, array in known.items() if array is not None}
     if len(firsts) == len(starts):
-        return [_write_at(builder, view, update, firsts)]
-    scalars = {d: in_order(builder, index, []) for d, index in starts.items()}
-    return [_scattered(builder, view, update, scalars)]
+        return _write_at(builder, view, update, firsts)
+    scalars = {d: builder.reshape(index.value, ()) for d, index in starts.items()}
+    return _scattered(builder, view, update, scalars)
 
 
 def _write_at(builder: Builder, view: View, update: View, starts: Mapping[int, int]) -> View:
