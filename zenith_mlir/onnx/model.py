@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,16 +20,26 @@ from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder
-from zenith_mlir.onnx.convert import Walk, onnx_type
+from zenith_mlir.onnx.convert import Refusal, Walk, onnx_type
 from zenith_mlir.onnx.sizes import Sizes, StaticSizes
 from zenith_mlir.onnx.table import LOWERINGS
 from zenith_mlir.onnx.view import View
 
-__all__ = ["IR_VERSIONS", "OPSETS", "Interface", "build_model"]
+__all__ = ["IR_VERSIONS", "OPSETS", "Interface", "Unconvertible", "build_model"]
 
 # The oldest version of the file format that has the opset (onnx/docs/Versioning.md).
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 OPSETS = tuple(IR_VERSIONS)
+
+
+class Unconvertible(ZenithError):
+    """Operations of a module that have no ONNX form, all of them; nothing was written."""
+
+    def __init__(self, refusals: Sequence[Refusal]):
+        self.refusals = tuple(refusals)
+        counts = Counter(map(str, refusals))
+        lines = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in counts.items()]
+        super().__init__("\n".join([f"{len(refusals)} operations have no ONNX form:", *lines]))
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,10 @@ class Interface:
 def build_model(
     module: Module, interface: Interface, opset: int = 23, sizes: Sizes | None = None
 ) -> tuple[oir.Model, Builder]:
-    """The model of `module`, in which every operation has a lowering, and the builder with its notes.
+    """The model of `module`, and the builder with its notes.
 
     Raises:
-        NotConvertible: for an operation that cannot be converted.
+        Unconvertible: for operations that cannot be converted; it holds all of them.
         ZenithError: for an opset that is not in `OPSETS`, or names that clash.
     """
     if opset not in IR_VERSIONS:
@@ -62,6 +73,8 @@ def build_model(
         walk = Walk(builder, LOWERINGS, functions(module.operation))
         block = main.regions[0].blocks[0]
         results = walk.block(block, _arguments(builder, block, interface))
+        if walk.refusals:
+            raise Unconvertible(walk.refusals)
         _set_outputs(builder, results, interface.outputs)
     builder.main.opset_imports.update({"": opset})
     model = oir.Model(
