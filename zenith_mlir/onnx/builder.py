@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,13 +35,16 @@ class Builder:
     """Emits nodes for one opset.
 
     `sizes` says what the sizes of the program mean: numbers, or expressions of symbolic dimensions. `notes` collects
-    what a user should know of the conversion.
+    what a user should know of the conversion, `domains` the versions of operator domains other than ONNX's own,
+    `fused_ops` how often a zenith op became an operator.
     """
 
     opset: int
     sizes: Sizes = field(default_factory=StaticSizes)
     notes: dict[str, None] = field(default_factory=dict)
     origin: Origin = Origin()
+    domains: dict[str, int] = field(default_factory=dict)
+    fused_ops: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.graph = oir.Graph([], [], nodes=[], name="main")
@@ -282,6 +286,3 @@ def _inserted_ones(old: Sequence[int], new: Sequence[int]) -> list[int] | None:
         else:
             return None
     return None if rest else inserted
-
-
-_Attributes = Mapping[str, Any]

@@ -111,9 +111,10 @@ class _Known:
 
 def _reads(op: ir.Operation) -> list[ir.Value]:
     """What `op` and the operations in it read of outside."""
-    inside = {argument for each in (op, *walk(op)) for block in blocks(each) for argument in block.arguments}
-    inside |= {result for inner in walk(op) for result in inner.results}
-    return [value for each in (op, *walk(op)) for value in each.operands if value not in inside]
+    ops = [op, *walk(op)]
+    inside: set[ir.Value] = {argument for each in ops for block in blocks(each) for argument in block.arguments}
+    inside.update(result for inner in ops[1:] for result in inner.results)
+    return [value for each in ops for value in each.operands if value not in inside]
 
 
 def _bytes(value: ir.Value) -> int:

@@ -18,6 +18,7 @@ def _composite(walk: Walk, op: ir.Operation) -> Sequence[View]:
     fused = FUSED.get(composite_name(op))
     found = fused(walk, op) if fused is not None else None
     if found is not None:
+        walk.builder.fused_ops[composite_name(op)] += 1
         return found
     block = walk.functions[decomposition_name(op)].regions[0].blocks[0]
     return walk.block(block, [walk.view(value) for value in op.operands])
