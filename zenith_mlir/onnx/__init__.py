@@ -1,0 +1,1 @@
+"""From JAX to ONNX."""
