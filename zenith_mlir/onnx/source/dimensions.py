@@ -86,18 +86,21 @@ def _scope(inputs: Sequence[Input], constraints: Sequence[str]) -> export.Symbol
     return scope
 
 
-def _with_symbols(each: Input, spec: Spec, scope: Any, sizes: dict[str, tuple[int, str]]) -> jax.ShapeDtypeStruct:
+def _with_symbols(each: Input, spec: Spec, scope: Any, sizes: dict[str, tuple[int, str]]) -> Any:
     text = _text(each, spec)
     entries = [entry.strip() for entry in text.split(",")] if text else []
     rank = len(each.shape)
     described = len(entries) - ("..." in entries)
-    if described > rank if "..." in entries else described != rank:
+    fits = described <= rank if "..." in entries else described == rank
+    if not fits:
         raise ZenithError(
             f"dynamic for {each.name}: {text!r} describes {described} dimensions, and the example has {rank}, "
             f"{_shape(each.shape)}; write one for each, _ for one that is as in the example, ... for all that are left"
         )
+    if not rank:
+        return each.example
     try:
-        shape = export.symbolic_shape(", ".join(entries), scope=scope, like=None if not rank else each.shape)
+        shape = export.symbolic_shape(", ".join(entries), scope=scope, like=each.shape)
     except ValueError as error:
         raise ZenithError(
             f"dynamic for {each.name}, whose example is {_shape(each.shape)}: {_first_line(error)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,15 +14,12 @@ from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.source import names
 from zenith_mlir.onnx.source.model import Model
 
-__all__ = ["Input", "abstract", "is_array", "of_call"]
+__all__ = ["Call", "Input", "abstract", "is_array", "of_call"]
 
 
 @dataclass(frozen=True)
 class Input:
-    """One array: its name, the number of the argument that it is in, and what stands for it when the model is traced.
-
-    Arguments by name count after those by position.
-    """
+    """One array: its name, the number of the argument that it is in, and what stands for it in tracing."""
 
     name: str
     argument: int
@@ -50,28 +47,44 @@ def abstract(value: Any) -> Any:
     return jax.ShapeDtypeStruct(value.shape, value.dtype, weak_type=weak)
 
 
-def of_call(model: Model, args: Any, kwargs: Any) -> tuple[list[Input], jax.tree_util.PyTreeDef]:
-    """The inputs, with the structure of `(args, kwargs)` that they are the leaves of.
+@dataclass(frozen=True)
+class Call:
+    """The arrays that a model is called with. Arguments by name come behind those by position."""
+
+    inputs: list[Input]
+    structure: jax.tree_util.PyTreeDef
+    by_position: int
+    by_name: tuple[str, ...]
+
+    @property
+    def arguments(self) -> int:
+        return self.by_position + len(self.by_name)
+
+    def put_back(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments, with these in the place of the arrays."""
+        arguments = jax.tree.unflatten(self.structure, arrays)
+        return arguments[: self.by_position], dict(zip(self.by_name, arguments[self.by_position :], strict=True))
+
+
+def of_call(model: Model, args: Any, kwargs: Any) -> Call:
+    """The arrays among these arguments.
 
     Raises:
         ZenithError: for arguments that the model does not take, or that are no arrays.
     """
     args, kwargs = _arguments(args, kwargs)
-    titles = _titles(model, args, kwargs)
-    arguments = list(titles)
-    leaves, structure = jax.tree_util.tree_flatten_with_path((args, kwargs))
+    titles = [*_positional(model, args, kwargs), *kwargs]
+    leaves, structure = jax.tree_util.tree_flatten_with_path([*args, *kwargs.values()])
     inputs = []
-    for (side, key, *path), value in leaves:
-        place = (side.idx, key.key if side.idx else key.idx)
-        name = names.legal(".".join(filter(None, (titles[place], names.join(path)))))
+    for (argument, *path), value in leaves:
+        name = names.legal(".".join(filter(None, (titles[argument.idx], names.join(path)))))
         _check(name, value)
-        inputs.append(Input(name, arguments.index(place), abstract(value)))
+        inputs.append(Input(name, argument.idx, abstract(value)))
     hints = model.input_names
     found = hints if hints is not None and len(hints) == len(inputs) else [each.name for each in inputs]
-    return [
-        Input(name, each.argument, each.example)
-        for name, each in zip(names.unique(map(names.legal, found)), inputs, strict=True)
-    ], structure
+    unique = names.unique(map(names.legal, found))
+    inputs = [replace(each, name=name) for name, each in zip(unique, inputs, strict=True)]
+    return Call(inputs, structure, len(args), tuple(kwargs))
 
 
 def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -83,27 +96,22 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
     return tuple(args), dict(kwargs or {})
 
 
-def _titles(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[tuple[int, Any], str]:
-    """Names for the arguments: (0, index) of those by position, (1, name) of those by name."""
-    by_position, by_name = [f"arg{i}" for i in range(len(args))], {(1, name): name for name in kwargs}
-    if model.signature is not None:
-        try:
-            model.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            given = f"{len(args)} arguments" + (f" and {', '.join(kwargs)}" if kwargs else "")
-            raise ZenithError(f"{model.title}{model.signature} is not called like this, {given}: {error}") from None
-        by_position = _positional(model.signature, len(args))
-    return {(0, i): name for i, name in enumerate(by_position)} | by_name
-
-
-def _positional(signature: inspect.Signature, count: int) -> list[str]:
+def _positional(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Names for the arguments by position."""
+    if model.signature is None:
+        return [f"arg{i}" for i in range(len(args))]
+    try:
+        model.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        given = f"{len(args)} by position" + (f" and {', '.join(kwargs)} by name" if kwargs else "")
+        raise ZenithError(f"{model.title}{model.signature} does not take these arguments, {given}: {error}") from None
     result: list[str] = []
-    for parameter in signature.parameters.values():
+    for parameter in model.signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            result += [f"{parameter.name}_{i}" for i in range(count - len(result))]
+            result += [f"{parameter.name}_{i}" for i in range(len(args) - len(result))]
         elif parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
             result.append(parameter.name)
-    return result[:count]
+    return result[: len(args)]
 
 
 def _check(name: str, value: Any) -> None:

@@ -17,6 +17,8 @@ def recognise(fn: Any, params: Any) -> Model | None:
     module: Any = fn.__self__ if inspect.ismethod(fn) else fn
     if not is_a(module, "flax.linen", "Module"):
         return None
+    if params is None and inspect.ismethod(fn) and fn.__name__ == "apply":
+        return _apply(module)
     method = fn.__name__ if inspect.ismethod(fn) and fn.__name__ != "apply" else "__call__"
     title = type(module).__name__
     if module.scope is not None:
@@ -29,6 +31,16 @@ def recognise(fn: Any, params: Any) -> Model | None:
 
     signature = signature_of(getattr(module, method))
     return Model(call, params, _with_options(signature), title)
+
+
+def _apply(module: Any) -> Model:
+    """`module.apply` whose variables are an argument as others are, or bound by functools.partial."""
+    signature = _with_options(signature_of(type(module).__call__))
+    if signature is not None:
+        _, *rest = signature.parameters.values()
+        first = inspect.Parameter("variables", inspect.Parameter.POSITIONAL_ONLY)
+        signature = signature.replace(parameters=[first, *rest])
+    return Model(lambda _, *args, **kwargs: module.apply(*args, **kwargs), None, signature, type(module).__name__)
 
 
 # Of module.apply; they are given by functools.partial.

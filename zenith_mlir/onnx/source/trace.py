@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from zenith_mlir.ir.signature import main_function
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.source import captured, names
 from zenith_mlir.onnx.source.dimensions import Dynamic, symbolic
-from zenith_mlir.onnx.source.inputs import Input, abstract, of_call
+from zenith_mlir.onnx.source.inputs import abstract, of_call
 from zenith_mlir.onnx.source.model import Model
 from zenith_mlir.onnx.source.models import recognise
 from zenith_mlir.onnx.source.program import Named, Parameter, Source
@@ -24,8 +26,8 @@ from zenith_mlir.onnx.source.weights import Weights
 
 __all__ = ["trace_model"]
 
-# Frames of this file are not the user's: JAX leaves them out of source locations.
-register_exclusion(__file__)
+# Frames of these files are not the user's: JAX leaves them out of source locations.
+register_exclusion(str(Path(__file__).parent))
 
 # Arrays of at most so many elements that a function closes over stay constants, where passes see what they are; so do
 # masks, which are no weights, and which passes read.
@@ -66,15 +68,15 @@ def trace_model(
             model.
     """
     model = recognise(fn, params)
-    inputs, structure = of_call(model, args, kwargs)
-    chosen = names.override([each.name for each in inputs], [each.argument for each in inputs], input_names, "input")
-    inputs = [Input(name, each.argument, each.example) for name, each in zip(chosen, inputs, strict=True)]
+    call = of_call(model, args, kwargs)
+    found, groups = [each.name for each in call.inputs], [each.argument for each in call.inputs]
+    chosen = names.override(found, groups, input_names, "input")
+    inputs = [replace(each, name=name) for name, each in zip(chosen, call.inputs, strict=True)]
+    examples = symbolic(inputs, call.arguments, dynamic, dynamic_constraints)
     weights = Weights.of(model)
-    arguments = sum(len(part.children()) for part in structure.children())
-    examples = symbolic(inputs, arguments, dynamic, dynamic_constraints)
 
     def flat(parameters: list[Any], inputs: list[Any]) -> Any:
-        args, kwargs = jax.tree.unflatten(structure, inputs)
+        args, kwargs = call.put_back(inputs)
         return model.call(weights.put_back(parameters), *args, **kwargs)
 
     shapes = [abstract(array) for array in weights.arrays]
@@ -88,22 +90,16 @@ def trace_model(
         # For the platform whose lowering has the fewest calls of libraries.
         module = Module(traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo"))
 
-    taken = [each.name for each in inputs]
-    outputs = _output_names(model, result, taken, output_names)
-    titles = names.unique([*_constant_names(model, constants), *weights.names], [*taken, *outputs])
+    outputs = _output_names(model, result, chosen, output_names)
+    titles = names.unique([*_constant_names(model, constants), *weights.names], [*chosen, *outputs])
     arrays = [*constants.values(), *weights.arrays]
     first = len(main_function(module.ir).regions[0].blocks[0].arguments) - len(arrays) - len(inputs)
-    dtypes = [*(c.dtype for c in constants.values()), *(aval.dtype for aval in closed.in_avals[: len(weights.arrays)])]
-    return Source(
-        module,
-        tuple(
-            Parameter(first + i, name, array, _numpy_dtype(dtype))
-            for i, (name, array, dtype) in enumerate(zip(titles, arrays, dtypes, strict=True))
-        ),
-        tuple(Named(first + len(arrays) + i, name) for i, name in enumerate(taken)),
-        tuple(outputs),
-        tuple(_notes(model, closed, weights)),
+    parameters = (
+        Parameter(first + i, title, array, _dtype(array))
+        for i, (title, array) in enumerate(zip(titles, arrays, strict=True))
     )
+    named = (Named(first + len(arrays) + i, name) for i, name in enumerate(chosen))
+    return Source(module, tuple(parameters), tuple(named), tuple(outputs), tuple(_notes(model, closed, weights)))
 
 
 def _trace(model: Model, flat: Any, shapes: list[Any], examples: list[Any]) -> Any:
@@ -153,22 +149,26 @@ def _output_names(model: Model, result: Any, inputs: Sequence[str], given: Seque
     return names.override(found, [top[names.join(path[:1])] for path in paths], given, "output", inputs)
 
 
-def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """Random keys are words to a compiled program."""
-    return np.dtype(np.uint32) if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else np.dtype(dtype)
+def _dtype(array: Any) -> np.dtype[Any]:
+    """What `main` takes it as. Random keys are words to a compiled program."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return np.dtype(np.uint32)
+    return np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def _notes(model: Model, closed: Any, weights: Weights) -> Iterator[str]:
     """A model that draws random numbers draws the same ones in every run."""
     read = {id(atom) for eqn in closed.jaxpr.eqns for atom in eqn.invars}
-    for name, array, var in zip(weights.names, weights.arrays, closed.jaxpr.invars, strict=False):
-        is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
-        if id(var) in read and (is_key or name in model.random):
-            yield (
-                f"{model.title} reads {name}, the state of a random number generator, which is exported as it is: "
-                "every run draws the same numbers; put the model into evaluation mode (model.eval(), train=False) if "
-                "it should draw none"
-            )
+    drawn = [
+        name
+        for name, array, var in zip(weights.names, weights.arrays, closed.jaxpr.invars, strict=False)
+        if id(var) in read and (name in model.random or jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key))
+    ]
+    if drawn:
+        yield (
+            f"{model.title} draws random numbers from {', '.join(drawn)}, which are exported as they are: every run "
+            "draws the same ones; put the model into evaluation mode (model.eval(), train=False) if it should draw none"
+        )
 
 
 def _first_line(error: Exception) -> str:
