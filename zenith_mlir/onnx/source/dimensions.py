@@ -87,15 +87,15 @@ def _scope(inputs: Sequence[Input], constraints: Sequence[str]) -> export.Symbol
 
 
 def _with_symbols(each: Input, spec: Spec, scope: Any, sizes: dict[str, tuple[int, str]]) -> Any:
-    text = _text(each, spec)
-    entries = [entry.strip() for entry in text.split(",")] if text else []
-    rank = len(each.shape)
+    entries, rank = _entries(each, spec), len(each.shape)
     described = len(entries) - ("..." in entries)
-    fits = described <= rank if "..." in entries else described == rank
-    if not fits:
+    if "..." in entries and described <= rank:
+        rest = entries.index("...")
+        entries[rest : rest + 1] = ["_"] * (rank - described)
+    if len(entries) != rank:
         raise ZenithError(
-            f"dynamic for {each.name}: {text!r} describes {described} dimensions, and the example has {rank}, "
-            f"{_shape(each.shape)}; write one for each, _ for one that is as in the example, ... for all that are left"
+            f"dynamic for {each.name}: {', '.join(entries)!r} describes {described} dimensions, and the example has "
+            f"{rank}, {_shape(each.shape)}; write one for each, _ for what is as in the example, ... for all the rest"
         )
     if not rank:
         return each.example
@@ -110,10 +110,12 @@ def _with_symbols(each: Input, spec: Spec, scope: Any, sizes: dict[str, tuple[in
     return jax.ShapeDtypeStruct(shape, each.example.dtype, weak_type=False)
 
 
-def _text(each: Input, spec: Spec) -> str:
-    """The form "batch, seq, 768" of what is given for one input."""
+def _entries(each: Input, spec: Spec) -> list[str]:
+    """What is given for the dimensions of one input, `_` and `...` among it."""
     if isinstance(spec, str):
-        return spec.strip().removeprefix("(").removesuffix(")").rstrip(", ")
+        entries = _split(spec.strip().removesuffix(","))
+        is_tuple = len(entries) == 1 and entries[0].startswith("(") and entries[0].endswith(")")
+        return _split(entries[0][1:-1].removesuffix(",")) if is_tuple else entries
     if isinstance(spec, Mapping):
         rank = len(each.shape)
         entries = ["_"] * rank
@@ -124,13 +126,25 @@ def _text(each: Input, spec: Spec) -> str:
                     f"axes are integers from 0 to {rank - 1}"
                 )
             entries[axis] = str(size)
-        return ", ".join(entries)
+        return entries
     if isinstance(spec, Sequence):
-        return ", ".join("_" if size is None else str(size) for size in spec)
+        return ["_" if size is None else str(size) for size in spec]
     raise ZenithError(
         f'dynamic for {each.name} is {type(spec).__name__} {spec!r}; expected is a string, "batch, seq, 768", or a '
         "mapping from axes to names, {0: 'batch'}"
     )
+
+
+def _split(text: str) -> list[str]:
+    """At commas that are in no parentheses: max(b, 2) is one size."""
+    entries, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            entries.append("")
+        else:
+            entries[-1] += letter
+    return [entry.strip() for entry in entries] if text.strip() else []
 
 
 def _one_size(each: Input, size: Any, example: Any, sizes: dict[str, tuple[int, str]]) -> None:

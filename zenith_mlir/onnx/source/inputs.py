@@ -43,8 +43,9 @@ def abstract(value: Any) -> Any:
         return value
     if hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
-    weak = bool(getattr(value, "weak_type", False))
-    return jax.ShapeDtypeStruct(value.shape, value.dtype, weak_type=weak)
+    is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+    dtype = value.dtype if is_key else jax.dtypes.canonicalize_dtype(value.dtype)
+    return jax.ShapeDtypeStruct(value.shape, dtype, weak_type=bool(getattr(value, "weak_type", False)))
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _positional(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         model.signature.bind(*args, **kwargs)
     except TypeError as error:
         given = f"{len(args)} by position" + (f" and {', '.join(kwargs)} by name" if kwargs else "")
-        raise ZenithError(f"{model.title}{model.signature} does not take these arguments, {given}: {error}") from None
+        raise ZenithError(f"{model.prototype} does not take these arguments, {given}: {error}") from None
     result: list[str] = []
     for parameter in model.signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:

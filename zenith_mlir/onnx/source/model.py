@@ -33,6 +33,15 @@ class Model:
     output_names: Sequence[str] | None = None
     captures: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def prototype(self) -> str:
+        """How it is called, for messages: `add(x, y=1)`."""
+        if self.signature is None:
+            return f"{self.title}(...)"
+        nothing = inspect.Parameter.empty
+        plain = [parameter.replace(annotation=nothing) for parameter in self.signature.parameters.values()]
+        return f"{self.title}{inspect.Signature(plain)}"
+
 
 def is_a(value: Any, library: str, name: str) -> bool:
     """Whether `value` is of a class of this name that the library defines, which need not be imported to know."""

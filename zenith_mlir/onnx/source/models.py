@@ -63,7 +63,7 @@ def _bind(model: Model, bound: functools.partial[Any]) -> Model:
     try:
         known = model.signature.bind_partial(*bound.args, **bound.keywords).arguments
     except TypeError as error:
-        message = f"functools.partial binds what {model.title}{model.signature} does not take: {error}"
+        message = f"functools.partial binds what {model.prototype} does not take: {error}"
         raise ZenithError(message) from None
     # inspect knows what is left of a signature when some of it is bound.
     stand_in = _stand_in(model.signature)
