@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from zenith_mlir.onnx.differences import Difference, compare_arrays, worst
@@ -17,8 +16,9 @@ from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
 from zenith_mlir.onnx.source import Source
+from zenith_mlir.onnx.source.reference import random_like
 
-__all__ = ["Check", "ModuleCheck", "random_like"]
+__all__ = ["Check", "ModuleCheck", "compare_results", "worst_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,12 +33,12 @@ class Check:
 
     def __call__(self, path: Path) -> Validation:
         session = Session(path)
-        weights = [each.numpy() for each in self.source.parameters]
         names = [each.name for each in self.source.inputs]
-        given = weights if self.options.weights == "input" else []
+        given = [each.numpy() for each in self.source.parameters] if self.options.weights == "input" else []
         rows = []
-        for sample in self.source.samples():
-            expected = [np.asarray(each) for each in jax.tree.leaves(self.source.run(weights, sample))]
+        reference = self.source.reference
+        for sample in reference.samples():
+            expected = reference(sample)
             found = session([*given, *_stored(self.options.layouts, names, sample)])
             rows.append(compare_results(self.options.layouts, session.outputs, expected, found))
         return Validation(worst_of(rows), len(rows), self.tolerance)
@@ -93,12 +93,3 @@ def worst_of(rows: Sequence[Sequence[Difference]]) -> tuple[Difference, ...]:
     """The worst of each output over samples."""
     columns = (worst(column) for column in zip(*rows, strict=True))
     return tuple(each for each in columns if each is not None)
-
-
-def random_like(dtype: np.dtype[Any], dims: Sequence[int], generator: np.random.Generator) -> Array:
-    """Numbers as activations have them; small ones for integers, which often are indexes."""
-    if dtype.kind == "b":
-        return generator.integers(0, 2, dims).astype(dtype)
-    if dtype.kind in "iu":
-        return generator.integers(0, 8, dims).astype(dtype)
-    return generator.standard_normal(dims).astype(dtype)

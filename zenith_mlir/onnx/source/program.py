@@ -10,6 +10,7 @@ import numpy as np
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.module import Module
+from zenith_mlir.onnx.source.reference import Reference
 
 __all__ = ["Named", "Parameter", "Source"]
 
@@ -70,14 +71,15 @@ class Source:
     `parameters` and `inputs` together are the arguments of `main`, each once, but for those in front that hold the
     sizes of symbolic dimensions (`jax.global_constant`). Parameters come in the order of the pytree, arrays that the
     function closes over first; inputs in the order of the function's parameters. `outputs` names the results in order.
-    `notes` are sentences that a report should show.
+    `notes` are sentences that a report should show, and `reference` runs what was traced.
     """
 
     module: Module
     parameters: tuple[Parameter, ...]
     inputs: tuple[Named, ...]
     outputs: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    reference: Reference
 
 
 def _plain(array: Any) -> Any:

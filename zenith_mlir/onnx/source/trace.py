@@ -22,6 +22,7 @@ from zenith_mlir.onnx.source.inputs import abstract, of_call
 from zenith_mlir.onnx.source.model import Model
 from zenith_mlir.onnx.source.models import recognise
 from zenith_mlir.onnx.source.program import Named, Parameter, Source
+from zenith_mlir.onnx.source.reference import Reference
 from zenith_mlir.onnx.source.weights import Weights
 
 __all__ = ["trace_model"]
@@ -99,7 +100,19 @@ def trace_model(
         for i, (title, array) in enumerate(zip(titles, arrays, strict=True))
     )
     named = (Named(first + len(arrays) + i, name) for i, name in enumerate(chosen))
-    return Source(module, tuple(parameters), tuple(named), tuple(outputs), tuple(_notes(model, closed, weights)))
+    return Source(
+        module,
+        tuple(parameters),
+        tuple(named),
+        tuple(outputs),
+        tuple(_notes(model, closed, weights)),
+        Reference(flat, weights.arrays, tuple(_given(args, kwargs)), tuple(examples)),
+    )
+
+
+def _given(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Any]:
+    """The arrays among the arguments, as they came."""
+    return jax.tree.leaves([*args, *(kwargs or {}).values()])
 
 
 def _trace(model: Model, flat: Any, shapes: list[Any], examples: list[Any]) -> Any:
