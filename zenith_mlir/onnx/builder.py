@@ -262,6 +262,15 @@ class Builder:
             self.graph = outer
             self._arranged.pop()
 
+    @contextlib.contextmanager
+    def in_main(self) -> Iterator[None]:
+        """Nodes go into the main graph, before whatever holds the current one."""
+        inner, self.graph = self.graph, self.main
+        try:
+            yield
+        finally:
+            self.graph = inner
+
     def set_outputs(self, graph: oir.Graph, values: Sequence[oir.Value]) -> None:
         """Make `values` the outputs of the current subgraph; each has to be computed by a node in it, and only once."""
         for value in values:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as oir
 
 from zenith_mlir.module import Module
+from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.chlo import expand_chlo
+from zenith_mlir.onnx.dynamic import is_symbolic, specialize
 from zenith_mlir.onnx.fold import fold_constants
 from zenith_mlir.onnx.model import Interface, build_model
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program, Weight
 from zenith_mlir.onnx.sizes import Sizes, StaticSizes
+from zenith_mlir.onnx.symbolic_sizes import SymbolicSizes
 from zenith_mlir.onnx.table import LOWERINGS
 from zenith_mlir.remarks import Remark
 
@@ -46,8 +49,8 @@ class Converted:
 
 def prepare(program: Program, options: Options, step: Step = lambda doing: None) -> Prepared:
     """Run the passes of `options`, expand what has no lowering, and compute what weights alone lead to."""
+    program, sizes, computed = _made_static(program)
     step("running passes")
-    sizes: Sizes = StaticSizes()
     module = program.module.run(options.pipeline, target="none")
     remarks = tuple(module.remarks)
     expand_chlo(module, LOWERINGS)
@@ -60,7 +63,27 @@ def prepare(program: Program, options: Options, step: Step = lambda doing: None)
     inputs = dict(program.inputs)
     if options.weights == "input":
         inputs.update((index, weights.pop(index).name) for index in program.weights)
-    return Prepared(module, Interface(inputs, weights, {}, program.outputs), sizes, remarks)
+    return Prepared(module, Interface(inputs, weights, computed, program.outputs), sizes, remarks)
+
+
+def _made_static(program: Program) -> tuple[Program, Sizes, dict[int, Callable[[Builder], oir.Value]]]:
+    """The program with numbers for its symbolic sizes, what these mean, and arguments of main that are such sizes."""
+    if not is_symbolic(program.module):
+        return program, StaticSizes(), {}
+    specialized = specialize(program.module)
+    sizes = SymbolicSizes(specialized)
+    # The arguments that hold sizes are gone; the others keep their order.
+    moved = dict(zip(sorted([*program.weights, *program.inputs]), sorted(specialized.inputs), strict=True))
+    static = replace(
+        program,
+        module=specialized.module,
+        weights={moved[i]: weight for i, weight in program.weights.items()},
+        inputs={moved[i]: name for i, name in program.inputs.items()},
+    )
+    computed = {
+        i: (lambda builder, expr=expr: sizes.expression(builder, expr)) for i, expr in specialized.scalars.items()
+    }
+    return static, sizes, computed
 
 
 def convert(program: Program, options: Options, step: Step = lambda doing: None) -> Converted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as oir
@@ -52,7 +52,7 @@ class Interface:
 
     inputs: Mapping[int, str] = field(default_factory=dict)
     weights: Mapping[int, Weight] = field(default_factory=dict)
-    computed: Mapping[int, int] = field(default_factory=dict)
+    computed: Mapping[int, Callable[[Builder], oir.Value]] = field(default_factory=dict)
     outputs: Sequence[str] = ()
 
 
@@ -84,14 +84,18 @@ def build_model(
 
 
 def _arguments(builder: Builder, block: ir.Block, interface: Interface, options: Options) -> list[View]:
-    return [_argument(builder, argument, i, interface, options) for i, argument in enumerate(block.arguments)]
+    """Sizes that main takes as values come last: they are computed from the shapes of the inputs."""
+    found: dict[int, View] = {}
+    for i in sorted(range(len(block.arguments)), key=lambda i: i in interface.computed):
+        found[i] = _argument(builder, block.arguments[i], i, interface, options)
+    return [found[i] for i in range(len(found))]
 
 
 def _argument(builder: Builder, argument: ir.BlockArgument, index: int, interface: Interface, options: Options) -> View:
     dims, dtype = shape(argument), onnx_type(argument)
     if index in interface.computed:
-        size = builder.cast(builder.dims([interface.computed[index]]), dtype)
-        return View.of(builder.reshape(size, dims), dims)
+        size = interface.computed[index](builder)
+        return View.of(builder.reshape(builder.cast(size, dtype), dims), dims)
     if index in interface.weights:
         weight = interface.weights[index]
         tensor = _tensor(weight, dtype, dims)
@@ -100,7 +104,10 @@ def _argument(builder: Builder, argument: ir.BlockArgument, index: int, interfac
     permutation = stored_permutation(options.layouts, name, dims)
     value = builder.value(dtype, [dims[d] for d in permutation], name)
     builder.main.inputs.append(value)
-    return View.of(value, [dims[d] for d in permutation]).transposed([permutation.index(d) for d in range(len(dims))])
+    stored = View.of(value, [dims[d] for d in permutation])
+    view = stored.transposed([permutation.index(d) for d in range(len(dims))])
+    builder.sizes.bind(index, view)
+    return view
 
 
 def _tensor(weight: Weight, dtype: oir.DataType, dims: Sequence[int]) -> oir.TensorProtocol:
