@@ -16,7 +16,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import int_list, shape, splat
 from zenith_mlir.onnx.dynamic.expr import Atom, Expr, applied, floordiv, maximum, minimum, mod
 
-__all__ = ["MAX_ELEMENTS", "Numbers", "evaluate"]
+__all__ = ["MAX_ELEMENTS", "Numbers", "evaluate", "opaque"]
 
 Numbers = np.ndarray
 """An array of Expr."""
@@ -38,8 +38,10 @@ def constant(op: ir.Operation) -> Numbers | None:
     if int(np.prod(dims)) > MAX_ELEMENTS or not isinstance(ir.RankedTensorType(value.type).element_type, ir.IntegerType):
         return None
     number = splat(value)
-    elements = np.asarray(op.attributes["value"]) if number is None else np.broadcast_to(np.asarray(int(number)), dims)
-    return _array([Expr.number(int(element)) for element in elements.reshape(-1)], dims)
+    elements = np.asarray(op.attributes["value"]) if number is None else np.full(dims, number)
+    # The bindings read a true i1 as -1 or True.
+    read = bool if ir.RankedTensorType(value.type).element_type.width == 1 else int
+    return _array([Expr.number(read(element)) for element in elements.reshape(-1)], dims)
 
 
 def _array(elements: list[Expr], dims: tuple[int, ...]) -> Numbers:
@@ -199,12 +201,18 @@ def _iota(op: ir.Operation) -> Numbers | None:
     return _array([Expr.number(int(index[dim])) for index in np.ndindex(*dims)], dims)
 
 
-def _logical(function: Callable[..., Expr]) -> Callable[..., Numbers | None]:
-    def rule(op: ir.Operation, *operands: Numbers) -> Numbers | None:
-        type_ = ir.RankedTensorType(op.results[0].type).element_type
-        return _each(function)(op, *operands) if ir.IntegerType(type_).width == 1 else None
+def _is_truth(op: ir.Operation) -> bool:
+    return bool(ir.IntegerType(ir.RankedTensorType(op.results[0].type).element_type).width == 1)
 
-    return rule
+
+def _logical(function: Callable[..., Expr]) -> Callable[..., Numbers | None]:
+    """On truth values; on integers these operations are on bits."""
+    return lambda op, *operands: _each(function)(op, *operands) if _is_truth(op) else None
+
+
+def _arithmetic(function: Callable[..., Expr]) -> Callable[..., Numbers | None]:
+    """On integers; on truth values these operations are others."""
+    return lambda op, *operands: None if _is_truth(op) else _each(function)(op, *operands)
 
 
 _RULES: Mapping[str, Callable[..., Numbers | None]] = {
@@ -216,9 +224,9 @@ _RULES: Mapping[str, Callable[..., Numbers | None]] = {
     "slice": _slice,
     "transpose": _transpose,
     "iota": _iota,
-    "add": _each(lambda a, b: a + b),
-    "subtract": _each(lambda a, b: a - b),
-    "multiply": _each(lambda a, b: a * b),
+    "add": _arithmetic(lambda a, b: a + b),
+    "subtract": _arithmetic(lambda a, b: a - b),
+    "multiply": _arithmetic(lambda a, b: a * b),
     "negate": _each(lambda a: -a),
     "maximum": _each(maximum),
     "minimum": _each(minimum),

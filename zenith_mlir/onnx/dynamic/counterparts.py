@@ -1,0 +1,181 @@
+"""The static counterpart of each dynamic operation: its operands of sizes become attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxlib.mlir import ir
+
+from zenith_mlir.errors import ZenithError
+from zenith_mlir.ir.facts import defined_by, int_list
+from zenith_mlir.onnx.dynamic.expr import Expr, floordiv
+from zenith_mlir.onnx.dynamic.numbers import Numbers
+from zenith_mlir.onnx.dynamic.shapes import Shape, Window, convolved, gathered, windowed
+
+if TYPE_CHECKING:
+    from zenith_mlir.onnx.dynamic.reader import Reader
+
+__all__ = ["COUNTERPARTS", "Counterpart", "counterpart_name"]
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """An operation `name` of static shape.
+
+    `integers` are attributes of expressions: a scalar (i64), a vector (array<i64>) or a matrix (dense). `kept` are the
+    attributes taken over as they are. `starts` are vectors of which each element becomes one more operand, `called`
+    names the function that becomes the region.
+    """
+
+    name: str
+    operands: list[ir.Value]
+    shapes: list[Shape]
+    integers: Mapping[str, Numbers] = field(default_factory=dict)
+    kept: Sequence[str] = ()
+    starts: ir.Value | None = None
+    called: str | None = None
+
+
+def counterpart_name(op: ir.Operation) -> str:
+    """The name in `COUNTERPARTS`: of a custom call, its target."""
+    if op.name == "stablehlo.custom_call":
+        return str(ir.StringAttr(op.attributes["call_target_name"]).value)
+    return op.name
+
+
+def _vector(shape: Sequence[Expr]) -> Numbers:
+    array = np.empty(len(shape), object)
+    array[:] = shape
+    return array
+
+
+def _product(shape: Shape) -> Expr:
+    return reduce(Expr.__mul__, shape, Expr.number(1))
+
+
+def _broadcast(reader: Reader, op: ir.Operation) -> Counterpart:
+    shape = reader.sizes(op.operands[1], op)
+    for size, d in zip(reader.shape(op.operands[0]), int_list(op, "broadcast_dimensions"), strict=True):
+        if size.constant != 1:
+            reader.equate(size, shape[d], op)
+    return Counterpart("stablehlo.broadcast_in_dim", [op.operands[0]], [shape], kept=["broadcast_dimensions"])
+
+
+def _reshape(reader: Reader, op: ir.Operation) -> Counterpart:
+    shape = reader.sizes(op.operands[1], op)
+    reader.equate(_product(reader.shape(op.operands[0])), _product(shape), op)
+    return Counterpart("stablehlo.reshape", [op.operands[0]], [shape])
+
+
+def _iota(reader: Reader, op: ir.Operation) -> Counterpart:
+    return Counterpart("stablehlo.iota", [], [reader.sizes(op.operands[0], op)], kept=["iota_dimension"])
+
+
+def _gather(reader: Reader, op: ir.Operation) -> Counterpart:
+    operand, indices, _ = op.operands
+    sizes = reader.sizes(op.operands[2], op)
+    shape = gathered(op, reader.shape(indices), sizes)
+    kept = ["dimension_numbers", "indices_are_sorted"]
+    return Counterpart("stablehlo.gather", [operand, indices], [shape], {"slice_sizes": _vector(sizes)}, kept)
+
+
+def _pad(reader: Reader, op: ir.Operation) -> Counterpart:
+    low, high, interior = (reader.sizes(operand, op) for operand in list(op.operands)[2:])
+    shape = tuple(
+        size + low[d] + high[d] + interior[d] * (size - 1) for d, size in enumerate(reader.shape(op.operands[0]))
+    )
+    names = ("edge_padding_low", "edge_padding_high", "interior_padding")
+    integers = {name: _vector(each) for name, each in zip(names, (low, high, interior), strict=True)}
+    return Counterpart("stablehlo.pad", list(op.operands)[:2], [shape], integers)
+
+
+_CONVOLUTION = (
+    "window_strides", "lhs_dilation", "rhs_dilation", "window_reversal", "dimension_numbers", "feature_group_count",
+    "batch_group_count", "precision_config",
+)  # fmt: skip
+
+
+def _convolution(reader: Reader, op: ir.Operation) -> Counterpart:
+    image, kernel, padding = op.operands
+    pads = reader.matrix(padding, op)
+    shape = convolved(op, reader.shape(image), reader.shape(kernel), pads.tolist())
+    return Counterpart("stablehlo.convolution", [image, kernel], [shape], {"padding": pads}, _CONVOLUTION)
+
+
+def _slice(reader: Reader, op: ir.Operation) -> Counterpart:
+    """A slice where the start is known, else a dynamic_slice of known sizes, which JAX writes in this way too."""
+    operand, start, limit, _ = op.operands
+    first, last, strides = (reader.numbers(each) for each in list(op.operands)[1:])
+    shape = reader.shape(operand)
+    if all(each.is_stated for each in [*first, *last, *strides]):
+        result = tuple(floordiv(b - a + c - 1, c) for a, b, c in zip(first, last, strides, strict=True))
+        names = ("start_indices", "limit_indices", "strides")
+        return Counterpart(
+            "stablehlo.slice", [operand], [result], dict(zip(names, (first, last, strides), strict=True))
+        )
+    sizes = tuple(reader.resolve(b - a) for a, b in zip(first, last, strict=True))
+    if not all(size.is_stated for size in sizes) or any(each.constant != 1 for each in strides):
+        raise ZenithError(f"{reader.place(op)} slices to a size that depends on data")
+    return Counterpart(
+        "stablehlo.dynamic_slice", [operand], [sizes], {"slice_sizes": _vector(sizes)}, starts=_unclamped(reader, start, shape, sizes)
+    )
+
+
+def _unclamped(reader: Reader, start: ir.Value, shape: Shape, sizes: Shape) -> ir.Value:
+    """Without the clamping that dynamic_slice does itself."""
+    clamp = defined_by(start, "stablehlo.clamp")
+    if clamp is None:
+        return start
+    low, value, high = clamp.operands
+    room = [reader.resolve(size - taken) for size, taken in zip(shape, sizes, strict=True)]
+    same = [reader.resolve(each) for each in reader.numbers(high)] == room
+    return value if same and all(each.constant == 0 for each in reader.numbers(low)) else start
+
+
+def _reduce_window(reader: Reader, op: ir.Operation) -> Counterpart:
+    operand, init = list(op.operands)[:2]
+    sizes, strides, bases, dilations = (reader.sizes(each, op) for each in list(op.operands)[2:6])
+    pads = reader.matrix(op.operands[6], op)
+    windows = [Window(sizes[d], strides[d], *pads[d], bases[d], dilations[d]) for d in range(len(sizes))]
+    vectors = {
+        "window_dimensions": sizes, "window_strides": strides, "base_dilations": bases, "window_dilations": dilations
+    }  # fmt: skip
+    (called,) = ir.ArrayAttr(op.attributes["called_computations"])
+    return Counterpart(
+        "stablehlo.reduce_window",
+        [operand, init],
+        [windowed(reader.shape(operand), windows)],
+        {**{name: _vector(each) for name, each in vectors.items()}, "padding": pads},
+        called=str(ir.FlatSymbolRefAttr(called).value),
+    )
+
+
+def _top_k(reader: Reader, op: ir.Operation) -> Counterpart:
+    operand, k = op.operands
+    (size,) = reader.sizes(k, op)
+    shape = (*reader.shape(operand)[:-1], size)
+    return Counterpart("chlo.top_k", [operand], [shape, shape], {"k": np.array(size, object)})
+
+
+def _random_bits(reader: Reader, op: ir.Operation) -> Counterpart:
+    state, shape = op.operands
+    shapes = [reader.shape(state), reader.sizes(shape, op)]
+    return Counterpart("stablehlo.rng_bit_generator", [state], shapes, kept=["rng_algorithm"])
+
+
+COUNTERPARTS: Mapping[str, Callable[[Reader, ir.Operation], Counterpart]] = {
+    "stablehlo.dynamic_broadcast_in_dim": _broadcast,
+    "stablehlo.dynamic_conv": _convolution,
+    "stablehlo.dynamic_gather": _gather,
+    "stablehlo.dynamic_iota": _iota,
+    "stablehlo.dynamic_pad": _pad,
+    "stablehlo.dynamic_reduce_window": _reduce_window,
+    "stablehlo.dynamic_reshape": _reshape,
+    "stablehlo.dynamic_rng_bit_generator": _random_bits,
+    "stablehlo.dynamic_top_k": _top_k,
+    "stablehlo.real_dynamic_slice": _slice,
+}
