@@ -27,16 +27,17 @@ class Counterpart:
     """An operation `name` of static shape.
 
     `integers` are attributes of expressions: a scalar (i64), a vector (array<i64>) or a matrix (dense). `kept` are the
-    attributes taken over as they are. `starts` are vectors of which each element becomes one more operand, `called`
-    names the function that becomes the region.
+    attributes taken over as they are. `operands` are positions. The elements of the vector that is operand `starts`
+    become one more operand each; `clamped` says that it is a clamp that the operation does itself. `called` names the function that becomes the region.
     """
 
     name: str
-    operands: list[ir.Value]
+    operands: Sequence[int]
     shapes: list[Shape]
     integers: Mapping[str, Numbers] = field(default_factory=dict)
     kept: Sequence[str] = ()
-    starts: ir.Value | None = None
+    starts: int | None = None
+    clamped: bool = False
     called: str | None = None
 
 
@@ -62,25 +63,24 @@ def _broadcast(reader: Reader, op: ir.Operation) -> Counterpart:
     for size, d in zip(reader.shape(op.operands[0]), int_list(op, "broadcast_dimensions"), strict=True):
         if size.constant != 1:
             reader.equate(size, shape[d], op)
-    return Counterpart("stablehlo.broadcast_in_dim", [op.operands[0]], [shape], kept=["broadcast_dimensions"])
+    return Counterpart("stablehlo.broadcast_in_dim", [0], [shape], kept=["broadcast_dimensions"])
 
 
 def _reshape(reader: Reader, op: ir.Operation) -> Counterpart:
     shape = reader.sizes(op.operands[1], op)
     reader.equate(_product(reader.shape(op.operands[0])), _product(shape), op)
-    return Counterpart("stablehlo.reshape", [op.operands[0]], [shape])
+    return Counterpart("stablehlo.reshape", [0], [shape])
 
 
 def _iota(reader: Reader, op: ir.Operation) -> Counterpart:
-    return Counterpart("stablehlo.iota", [], [reader.sizes(op.operands[0], op)], kept=["iota_dimension"])
+    return Counterpart("stablehlo.iota", (), [reader.sizes(op.operands[0], op)], kept=["iota_dimension"])
 
 
 def _gather(reader: Reader, op: ir.Operation) -> Counterpart:
-    operand, indices, _ = op.operands
     sizes = reader.sizes(op.operands[2], op)
-    shape = gathered(op, reader.shape(indices), sizes)
+    shape = gathered(op, reader.shape(op.operands[1]), sizes)
     kept = ["dimension_numbers", "indices_are_sorted"]
-    return Counterpart("stablehlo.gather", [operand, indices], [shape], {"slice_sizes": _vector(sizes)}, kept)
+    return Counterpart("stablehlo.gather", [0, 1], [shape], {"slice_sizes": _vector(sizes)}, kept)
 
 
 def _pad(reader: Reader, op: ir.Operation) -> Counterpart:
@@ -90,7 +90,7 @@ def _pad(reader: Reader, op: ir.Operation) -> Counterpart:
     )
     names = ("edge_padding_low", "edge_padding_high", "interior_padding")
     integers = {name: _vector(each) for name, each in zip(names, (low, high, interior), strict=True)}
-    return Counterpart("stablehlo.pad", list(op.operands)[:2], [shape], integers)
+    return Counterpart("stablehlo.pad", [0, 1], [shape], integers)
 
 
 _CONVOLUTION = (
@@ -103,41 +103,45 @@ def _convolution(reader: Reader, op: ir.Operation) -> Counterpart:
     image, kernel, padding = op.operands
     pads = reader.matrix(padding, op)
     shape = convolved(op, reader.shape(image), reader.shape(kernel), pads.tolist())
-    return Counterpart("stablehlo.convolution", [image, kernel], [shape], {"padding": pads}, _CONVOLUTION)
+    return Counterpart("stablehlo.convolution", [0, 1], [shape], {"padding": pads}, _CONVOLUTION)
 
 
 def _slice(reader: Reader, op: ir.Operation) -> Counterpart:
     """A slice where the start is known, else a dynamic_slice of known sizes, which JAX writes in this way too."""
-    operand, start, limit, _ = op.operands
+    operand, start = list(op.operands)[:2]
     first, last, strides = (reader.numbers(each) for each in list(op.operands)[1:])
     shape = reader.shape(operand)
     if all(each.is_stated for each in [*first, *last, *strides]):
         result = tuple(floordiv(b - a + c - 1, c) for a, b, c in zip(first, last, strides, strict=True))
         names = ("start_indices", "limit_indices", "strides")
         return Counterpart(
-            "stablehlo.slice", [operand], [result], dict(zip(names, (first, last, strides), strict=True))
+            "stablehlo.slice", [0], [result], dict(zip(names, (first, last, strides), strict=True))
         )
     sizes = tuple(reader.resolve(b - a) for a, b in zip(first, last, strict=True))
     if not all(size.is_stated for size in sizes) or any(each.constant != 1 for each in strides):
         raise ZenithError(f"{reader.place(op)} slices to a size that depends on data")
     return Counterpart(
-        "stablehlo.dynamic_slice", [operand], [sizes], {"slice_sizes": _vector(sizes)}, starts=_unclamped(reader, start, shape, sizes)
+        "stablehlo.dynamic_slice",
+        [0],
+        [sizes],
+        {"slice_sizes": _vector(sizes)},
+        starts=1,
+        clamped=_is_clamped(reader, start, shape, sizes),
     )
 
 
-def _unclamped(reader: Reader, start: ir.Value, shape: Shape, sizes: Shape) -> ir.Value:
-    """Without the clamping that dynamic_slice does itself."""
+def _is_clamped(reader: Reader, start: ir.Value, shape: Shape, sizes: Shape) -> bool:
+    """Whether `start` is clamped just as dynamic_slice clamps it."""
     clamp = defined_by(start, "stablehlo.clamp")
     if clamp is None:
-        return start
-    low, value, high = clamp.operands
+        return False
+    low, _, high = (reader.numbers(operand) for operand in clamp.operands)
     room = [reader.resolve(size - taken) for size, taken in zip(shape, sizes, strict=True)]
-    same = [reader.resolve(each) for each in reader.numbers(high)] == room
-    return value if same and all(each.constant == 0 for each in reader.numbers(low)) else start
+    return list(high) == room and all(each.constant == 0 for each in low)
 
 
 def _reduce_window(reader: Reader, op: ir.Operation) -> Counterpart:
-    operand, init = list(op.operands)[:2]
+    operand = op.operands[0]
     sizes, strides, bases, dilations = (reader.sizes(each, op) for each in list(op.operands)[2:6])
     pads = reader.matrix(op.operands[6], op)
     windows = [Window(sizes[d], strides[d], *pads[d], bases[d], dilations[d]) for d in range(len(sizes))]
@@ -147,7 +151,7 @@ def _reduce_window(reader: Reader, op: ir.Operation) -> Counterpart:
     (called,) = ir.ArrayAttr(op.attributes["called_computations"])
     return Counterpart(
         "stablehlo.reduce_window",
-        [operand, init],
+        [0, 1],
         [windowed(reader.shape(operand), windows)],
         {**{name: _vector(each) for name, each in vectors.items()}, "padding": pads},
         called=str(ir.FlatSymbolRefAttr(called).value),
@@ -158,13 +162,13 @@ def _top_k(reader: Reader, op: ir.Operation) -> Counterpart:
     operand, k = op.operands
     (size,) = reader.sizes(k, op)
     shape = (*reader.shape(operand)[:-1], size)
-    return Counterpart("chlo.top_k", [operand], [shape, shape], {"k": np.array(size, object)})
+    return Counterpart("chlo.top_k", [0], [shape, shape], {"k": np.array(size, object)})
 
 
 def _random_bits(reader: Reader, op: ir.Operation) -> Counterpart:
     state, shape = op.operands
     shapes = [reader.shape(state), reader.sizes(shape, op)]
-    return Counterpart("stablehlo.rng_bit_generator", [state], shapes, kept=["rng_algorithm"])
+    return Counterpart("stablehlo.rng_bit_generator", [0], shapes, kept=["rng_algorithm"])
 
 
 COUNTERPARTS: Mapping[str, Callable[[Reader, ir.Operation], Counterpart]] = {

@@ -125,18 +125,17 @@ def _recognised(value: Expr) -> Expr:
     ((a, b),) = pairs
     dividend, divisor = Expr.symbol("dividend"), Expr.symbol("divisor")
     for candidate, function in ((floordiv(dividend, divisor), floordiv), (mod(dividend, divisor), mod)):
-        if all(_with(value, a, b, x, y) == candidate.evaluate({"dividend": x, "divisor": y}) for x, y in _samples(b)):
+        if all(_with(value, a, b, x, y) == candidate.evaluate({"dividend": x, "divisor": y}) for x, y in _samples(a, b)):
             return function(a, b)
     return value
 
 
-def _samples(divisor: Expr) -> list[tuple[int, int]]:
+def _samples(dividend: Expr, divisor: Expr) -> list[tuple[int, int]]:
+    """Where the dividend can be."""
     divisors = [divisor.constant] if divisor.constant is not None else [1, 2, 3, 5, 8]
-    return [
-        (multiple * d + near, d)
-        for d in divisors
-        for multiple, near in itertools.product(range(-3, 4), range(-2, 3))
-    ]
+    low, high = dividend.bounds
+    found = ((k * d + near, d) for d in divisors for k, near in itertools.product(range(-3, 4), range(-2, 3)))
+    return [(x, d) for x, d in found if low <= x <= high]
 
 
 def _with(value: Expr, a: Expr, b: Expr, x: int, y: int) -> int | None:

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxlib.mlir import ir
 
-# Private to jaxlib: the only cloning of a function body into another place that the bindings offer.
-from jaxlib.mlir._mlir_libs._jax_mlir_ext import inlined_func_call
-
-from zenith_mlir.ir.facts import blocks, defined_by, element_type, shape, walk
+from zenith_mlir.ir.facts import blocks, defined_by, element_type, producer, shape, walk
 from zenith_mlir.ir.inline import replace_op
 from zenith_mlir.ir.symbols import functions
 from zenith_mlir.onnx.dynamic.counterparts import Counterpart
@@ -53,9 +50,10 @@ def _build(
     for name, array in counterpart.integers.items():
         attributes[name] = _integers(array, reader, witnesses)
     with ir.InsertionPoint(op), op.location:
-        operands = list(counterpart.operands)
+        operands = [op.operands[i] for i in counterpart.operands]
         if counterpart.starts is not None:
-            operands += _elements(counterpart.starts)
+            start = op.operands[counterpart.starts]
+            operands += _elements(producer(start).operands[1] if counterpart.clamped else start)
         types = [
             _type(tuple(map(reader.resolve, each)), result, witnesses)
             for each, result in zip(counterpart.shapes, op.results, strict=True)
@@ -105,8 +103,12 @@ def _as_scalar(value: ir.Value) -> ir.Value:
 
 def _fill(region: ir.Region, function: ir.Operation) -> None:
     """The body of `function` as the body of `region`."""
-    arguments = list(function.regions[0].blocks[0].arguments)
-    block = region.blocks.append(*(argument.type for argument in arguments))
+    source = function.regions[0].blocks[0]
+    block = region.blocks.append(*(argument.type for argument in source.arguments))
+    copies = dict(zip(source.arguments, block.arguments, strict=True))
     with ir.InsertionPoint(block):
-        results = inlined_func_call(function, list(block.arguments), function.location)
-        ir.Operation.create("stablehlo.return", [], list(results))
+        for op in source.operations:
+            copy = op.operation.clone()
+            for i, operand in enumerate(op.operation.operands):
+                copy.operands[i] = copies[operand]
+            copies.update(zip(op.operation.results, copy.results, strict=True))
