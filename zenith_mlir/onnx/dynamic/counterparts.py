@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.facts import defined_by, int_list
@@ -19,7 +20,15 @@ from zenith_mlir.onnx.dynamic.shapes import Shape, Window, convolved, gathered, 
 if TYPE_CHECKING:
     from zenith_mlir.onnx.dynamic.reader import Reader
 
-__all__ = ["COUNTERPARTS", "Counterpart", "counterpart_name"]
+__all__ = ["COUNTERPARTS", "Counterpart", "Cut", "counterpart_name"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Of a static dimension a symbolic size, see `tables.py`: which axis each element of the start (operand 1) is of."""
+
+    axes: Sequence[int]
+    sizes: Shape
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Counterpart:
     kept: Sequence[str] = ()
     starts: int | None = None
     clamped: bool = False
+    cut: Cut | None = None
     called: str | None = None
 
 
@@ -80,7 +90,17 @@ def _gather(reader: Reader, op: ir.Operation) -> Counterpart:
     sizes = reader.sizes(op.operands[2], op)
     shape = gathered(op, reader.shape(op.operands[1]), sizes)
     kept = ["dimension_numbers", "indices_are_sorted"]
+    dims = stablehlo.GatherDimensionNumbers(op.attributes["dimension_numbers"])
+    if _exceeds(reader.shape(op.operands[0]), sizes):
+        if dims.operand_batching_dims or dims.index_vector_dim or len(reader.shape(op.operands[1])) != 1:
+            raise ZenithError(f"{reader.place(op)} takes slices of a symbolic size out of a static one at several places")
+        return Counterpart("", [0], [shape], cut=Cut(dims.start_index_map, sizes))
     return Counterpart("stablehlo.gather", [0, 1], [shape], {"slice_sizes": _vector(sizes)}, kept)
+
+
+def _exceeds(shape: Shape, sizes: Shape) -> bool:
+    """Whether a witness could be larger than the dimension that it is cut from."""
+    return any(size.constant is not None and taken.constant is None for size, taken in zip(shape, sizes, strict=True))
 
 
 def _pad(reader: Reader, op: ir.Operation) -> Counterpart:
@@ -111,14 +131,17 @@ def _slice(reader: Reader, op: ir.Operation) -> Counterpart:
     operand, start = list(op.operands)[:2]
     first, last, strides = (reader.numbers(each) for each in list(op.operands)[1:])
     shape = reader.shape(operand)
+    sizes = tuple(reader.resolve(b - a) for a, b in zip(first, last, strict=True))
+    unit = all(each.constant == 1 for each in strides)
+    if unit and all(size.is_stated for size in sizes) and _exceeds(shape, sizes):
+        return Counterpart("", [0], [sizes], cut=Cut(range(len(sizes)), sizes))
     if all(each.is_stated for each in [*first, *last, *strides]):
         result = tuple(floordiv(b - a + c - 1, c) for a, b, c in zip(first, last, strides, strict=True))
         names = ("start_indices", "limit_indices", "strides")
         return Counterpart(
             "stablehlo.slice", [0], [result], dict(zip(names, (first, last, strides), strict=True))
         )
-    sizes = tuple(reader.resolve(b - a) for a, b in zip(first, last, strict=True))
-    if not all(size.is_stated for size in sizes) or any(each.constant != 1 for each in strides):
+    if not unit or not all(size.is_stated for size in sizes):
         raise ZenithError(f"{reader.place(op)} slices to a size that depends on data")
     return Counterpart(
         "stablehlo.dynamic_slice",

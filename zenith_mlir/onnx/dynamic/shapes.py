@@ -192,6 +192,13 @@ def _like_all(reader: Reader, op: ir.Operation) -> list[Shape]:
     return [shapes[0]]
 
 
+def _bitcast(reader: Reader, op: ir.Operation) -> list[Shape]:
+    """Elements of another width add or take the last dimension, which is known."""
+    known, operand = ir.RankedTensorType(op.results[0].type), reader.shape(op.operands[0])
+    shape = operand[: known.rank]
+    return [shape if len(shape) == known.rank else (*shape, Expr.number(known.get_dim_size(known.rank - 1)))]
+
+
 def _fft(reader: Reader, op: ir.Operation) -> list[Shape]:
     """The last dimensions are known: an FFT has a static length."""
     known = ir.RankedTensorType(op.results[0].type)
@@ -203,6 +210,7 @@ RULES: Mapping[str, Rule] = {
     **{f"stablehlo.{name}": _like_all for name in ELEMENTWISE},
     "chlo.top_k": _top_k,
     "stablehlo.batch_norm_inference": _like(0),
+    "stablehlo.bitcast_convert": _bitcast,
     "stablehlo.cholesky": _like(0),
     "stablehlo.concatenate": _concatenate,
     "stablehlo.convolution": _convolution,

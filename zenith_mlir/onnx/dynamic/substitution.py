@@ -10,10 +10,11 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import blocks, defined_by, element_type, producer, shape, walk
 from zenith_mlir.ir.inline import replace_op
 from zenith_mlir.ir.symbols import functions
-from zenith_mlir.onnx.dynamic.counterparts import Counterpart
+from zenith_mlir.onnx.dynamic.counterparts import Counterpart, Cut
 from zenith_mlir.onnx.dynamic.numbers import Numbers
 from zenith_mlir.onnx.dynamic.reader import Reader, is_dynamic
 from zenith_mlir.onnx.dynamic.shapes import Shape
+from zenith_mlir.onnx.dynamic.tables import cut
 from zenith_mlir.onnx.dynamic.witness import Witnesses
 
 __all__ = ["make_static"]
@@ -46,6 +47,8 @@ def _type(shape: Shape, like: ir.Value, witnesses: Witnesses) -> ir.Type:
 def _build(
     module: ir.Operation, op: ir.Operation, counterpart: Counterpart, reader: Reader, witnesses: Witnesses
 ) -> list[ir.Value]:
+    if counterpart.cut is not None:
+        return [_cut(op, counterpart.cut, counterpart.shapes[0], reader, witnesses)]
     attributes = {name: op.attributes[name] for name in counterpart.kept if name in op.attributes}
     for name, array in counterpart.integers.items():
         attributes[name] = _integers(array, reader, witnesses)
@@ -64,6 +67,18 @@ def _build(
         if counterpart.called is not None:
             _fill(made.regions[0], functions(module)[counterpart.called])
     return list(made.results)
+
+
+def _cut(op: ir.Operation, taken: Cut, shape: Shape, reader: Reader, witnesses: Witnesses) -> ir.Value:
+    operand, start = list(op.operands)[:2]
+    sizes = [witnesses.value(reader.resolve(size)) for size in taken.sizes]
+    with ir.InsertionPoint(op), op.location:
+        starts: list[ir.Value | None] = [None] * len(sizes)
+        for axis, value, number in zip(taken.axes, _elements(start), reader.numbers(start).reshape(-1), strict=True):
+            starts[axis] = None if number.constant == 0 else value
+        table = cut(operand, starts, sizes)
+        type_ = _type(tuple(map(reader.resolve, shape)), op.results[0], witnesses)
+        return table if table.type == type_ else ir.Operation.create("stablehlo.reshape", [type_], [table]).results[0]
 
 
 def _integers(array: Numbers, reader: Reader, witnesses: Witnesses) -> ir.Attribute:
