@@ -45,4 +45,5 @@ def stated_dimensions(attributes: ir.DictAttr) -> list[str] | None:
 
 def size_name(attributes: ir.DictAttr) -> str | None:
     """The symbol whose size an argument holds."""
-    return str(ir.StringAttr(attributes[_SIZE]).value) if _SIZE in attributes else None
+    # JAX puts an empty name on all arguments of the functions that jax.export computes sizes with.
+    return (str(ir.StringAttr(attributes[_SIZE]).value) or None) if _SIZE in attributes else None

@@ -4,8 +4,6 @@ them, and the static counterparts of dynamic operations. Nothing is changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxlib.mlir import ir
 
@@ -22,7 +20,10 @@ from zenith_mlir.onnx.dynamic.expr import Expr, parse
 from zenith_mlir.onnx.dynamic.numbers import Numbers
 from zenith_mlir.onnx.dynamic.shapes import RULES, Shape, integer
 
-__all__ = ["Reader", "is_dynamic"]
+__all__ = ["NAME", "Reader", "is_dynamic"]
+
+# On an operation whose result is the size of that symbol.
+NAME = "zenith.size"
 
 
 def is_dynamic(value: ir.Value) -> bool:
@@ -35,13 +36,12 @@ class Reader:
     `sizes_in` are the arguments that hold sizes, `data` the others; `assertions` are checks of shapes, to be dropped.
     """
 
-    def __init__(self, main: ir.Operation, named: Mapping[ir.Value, str]):
+    def __init__(self, main: ir.Operation):
         self.equations = Equations()
         self.counterparts: dict[ir.Operation, Counterpart] = {}
         self.assertions: list[ir.Operation] = []
         self.sizes_in: list[ir.BlockArgument] = []
         self.data: list[ir.BlockArgument] = []
-        self._named = named
         self._shapes: dict[ir.Value, Shape] = {}
         self._numbers: dict[ir.Value, Numbers] = {}
         self._opaque = 0
@@ -194,8 +194,9 @@ class Reader:
             found = numbers.evaluate(op, [self.numbers(operand) for operand in op.operands])
         if found is not None:
             self._numbers[op.results[0]] = found
-        if found is not None and op.results[0] in self._named:
-            self.equate(found.reshape(-1)[0], Expr.symbol(self._named[op.results[0]]), op)
+        if found is not None and NAME in op.attributes:
+            name = Expr.symbol(str(ir.StringAttr(op.attributes[NAME]).value))
+            self.equate(found.reshape(-1)[0], name, op)
 
     def _read_assertion(self, op: ir.Operation) -> None:
         """An asserted equality is an equation; other assertions say nothing that is needed here."""

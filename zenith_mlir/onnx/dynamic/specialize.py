@@ -18,7 +18,7 @@ from zenith_mlir.ir.symbols import callee, drop_unused_private_functions, functi
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.dynamic.decoding import Decoder
 from zenith_mlir.onnx.dynamic.expr import Expr, floordiv
-from zenith_mlir.onnx.dynamic.reader import Reader, is_dynamic
+from zenith_mlir.onnx.dynamic.reader import NAME, Reader, is_dynamic
 from zenith_mlir.onnx.dynamic.scalars import free_values
 from zenith_mlir.onnx.dynamic.shapes import Shape
 from zenith_mlir.onnx.dynamic.substitution import make_static
@@ -57,11 +57,12 @@ class Specialized:
         return self._decoder(size)
 
 
-def specialize(module: Module, salt: int = 0) -> Specialized:
+def specialize(module: Module, salt: int = 0, at: Mapping[str, int] | None = None) -> Specialized:
     """A static module that stands for `module` at every size of its symbolic dimensions.
 
     `module` is traced with `jax.export.symbolic_shape` dimensions, comes from `jax.export`, or is text with `?`
-    (a dimension that has no name is called `arg0_dim1`). Symbols are at least 1. `salt` varies the numbers chosen.
+    (a dimension that has no name is called `arg0_dim1`). Symbols are at least 1. `salt` varies the numbers chosen. With `at`, the module is that of these very
+    sizes, to be run beside the original; nothing can be decoded then.
 
     Raises: ZenithError for sizes that depend on data, operations whose results' sizes are not known, and symbols that
     cannot be computed from the shapes of the inputs.
@@ -69,10 +70,10 @@ def specialize(module: Module, salt: int = 0) -> Specialized:
     work = module.clone()
     with work.context, ir.Location.unknown():
         main = main_function(work.ir)
-        named = _named(main, work.operation)
+        _mark_named(main, work.operation)
         _flatten(work.operation, main)
-        reader = Reader(main, named)
-        witnesses = choose(_requirements(main, reader), salt)
+        reader = Reader(main)
+        witnesses = choose(_requirements(main, reader), salt) if at is None else Witnesses(at, {})
         make_static(work.operation, main, reader, witnesses)
         meanings = free_values(main, reader, witnesses.floor)
         for argument in reversed(reader.sizes_in):
@@ -86,15 +87,18 @@ def specialize(module: Module, salt: int = 0) -> Specialized:
     return _described(work, main, reader, witnesses, meanings)
 
 
-def _named(main: ir.Operation, module: ir.Operation) -> dict[ir.Value, str]:
-    """Sizes of which a call says the name: jax.export computes them in main and hands them to the program."""
+def _mark_named(main: ir.Operation, module: ir.Operation) -> None:
+    """Mark sizes of which a call says the name: jax.export computes them in main and hands them to the program."""
     table = functions(module)
-    found = {}
     for call in walk_named(main, "func.call"):
-        for value, attributes in zip(call.operands, argument_attributes(table[callee(call)]), strict=False):
-            if (name := size_name(attributes)) is not None:
-                found[value] = name
-    return found
+        said = argument_attributes(table[callee(call)])
+        for i, attributes in enumerate(said):
+            name = size_name(attributes)
+            if name is not None:
+                with ir.InsertionPoint(call), call.location:
+                    value = call.operands[i]
+                    mark = {NAME: ir.StringAttr.get(name)}
+                    call.operands[i] = ir.Operation.create("stablehlo.reshape", [value.type], [value], mark).results[0]
 
 
 def _flatten(module: ir.Operation, main: ir.Operation) -> None:
@@ -132,7 +136,15 @@ def _requirements(main: ir.Operation, reader: Reader) -> Requirements:
             numbers |= {each for name in _WITH_SIZES[op.name] for each in ir.DenseI64ArrayAttr(op.attributes[name])}
     for counterpart in reader.counterparts.values():
         numbers |= {each.constant for array in counterpart.integers.values() for each in array.reshape(-1)} - {None}
-    return Requirements(sizes, frozenset(map(abs, numbers)), reader.equations.assumed, shapes)
+    paddings = {
+        reader.resolve(each)
+        for counterpart in reader.counterparts.values()
+        for name, array in counterpart.integers.items()
+        if "padding" in name
+        for each in array.reshape(-1)
+        if each.bounds[1] > 0
+    }
+    return Requirements(sizes, frozenset(map(abs, numbers)), reader.equations.assumed, shapes, paddings)
 
 
 # Static operations with attributes that are compared with sizes.

@@ -27,6 +27,7 @@ __all__ = ["SMALL", "Requirements", "Witnesses", "choose"]
 
 SMALL = 1024
 _MAX_ELEMENTS = 1 << 62
+_TOO_MANY = "a tensor has too many elements to count"
 _BASES = tuple(1 << power for power in (20, 18, 16, 15, 14, 13, 12))
 # Sizes that a program divides by these have to be multiples of them.
 _FACTORS = (1, 2, 4, 8, 3, 6, 12, 16, 24, 32, 64, 128, 5, 60, 256, 512, 1024)
@@ -52,13 +53,14 @@ class Witnesses:
 @dataclass(frozen=True)
 class Requirements:
     """What witnesses have to fulfil: distinct values for `sizes`, none of them one of `numbers`; the pairs of `assumed`
-    equal; tensors of `shapes` small enough to count.
+    equal; tensors of `shapes` small enough to count; `paddings` not negative.
     """
 
     sizes: Collection[Expr]
     numbers: Collection[int]
     assumed: Sequence[tuple[Expr, Expr]]
     shapes: Collection[tuple[Expr, ...]]
+    paddings: Collection[Expr] = ()
 
     def failure(self, witnesses: Witnesses) -> str:
         """Why these do not do; empty if they do."""
@@ -66,8 +68,8 @@ class Requirements:
             if witnesses.value(a) != witnesses.value(b):
                 return f"{a} and {b} have to be equal"
         if any(math.prod(map(witnesses.value, shape)) >= _MAX_ELEMENTS for shape in self.shapes):
-            return "a tensor has too many elements"
-        for size in {size for shape in self.shapes for size in shape}:
+            return _TOO_MANY
+        for size in {*self.paddings, *(size for shape in self.shapes for size in shape)}:
             if witnesses.value(size) < 0:
                 return f"the size {size} is negative"
         return self._confusion(witnesses)
@@ -88,46 +90,68 @@ class Requirements:
 def choose(requirements: Requirements, salt: int = 0) -> Witnesses:
     """Witnesses that fulfil the requirements; another `salt` gives others.
 
-    Raises: ZenithError if none of those tried do, with what is wrong with the last ones.
+    Raises: ZenithError if none of those tried do, with what is wrong with the first ones.
     """
     sizes = {*requirements.sizes, *(each for pair in requirements.assumed for each in pair)}
     atoms = sorted({atom for size in sizes for atom in size.all_atoms()}, key=lambda atom: (atom.size, str(atom)))
-    symbols = [atom for atom in atoms if atom.function == "symbol"]
-    failure = "there are none"
+    names = [atom.name for atom in atoms if atom.function == "symbol"]
+    failures = []
     for base in _BASES:
-        for quotients in (False, True):
-            own = [atom for atom in atoms if atom.function in (*_OWN, "floordiv")[: 4 if quotients else 3]]
-            for factor in _FACTORS:
-                for attempt in range(3):
-                    primes = _primes(base // factor + 997 * salt + 211 * attempt)
-                    named = {atom.name: next(primes) * factor for atom in symbols}
-                    witnesses = Witnesses(named, _own_numbers(own, named, primes))
-                    failure = requirements.failure(witnesses)
-                    if not failure:
-                        return witnesses
-                if failure == "a tensor has too many elements":
-                    break
+        for candidate in _candidates(atoms, names, base, salt):
+            failures.append(requirements.failure(candidate))
+            if not failures[-1]:
+                return candidate
+            if failures[-1] == _TOO_MANY:
+                break
+        else:
+            break
     raise ZenithError(
-        f"no numbers can stand for the symbolic dimensions {', '.join(atom.name for atom in symbols)}: {failure}. "
-        "State what is known of them, as in jax.export.symbolic_shape('s', constraints=['s >= 8']), or as in '4*s' for "
-        "a multiple of 4"
+        f"no numbers can stand for the symbolic dimensions {', '.join(names)}: "
+        f"{next((failure for failure in failures if failure != _TOO_MANY), _TOO_MANY)}. State what is known of them, as in "
+        "jax.export.symbolic_shape('s', constraints=['s >= 8']), or as in '4*s' for a multiple of 4"
     )
 
 
-def _own_numbers(atoms: Sequence[Atom], named: Mapping[str, int], primes: Iterator[int]) -> dict[Atom, int]:
-    """Operands come before what is made of them. A minimum is below the symbols, a maximum above, a quotient near its
-    value."""
+def _candidates(atoms: Sequence[Atom], names: Sequence[str], base: int, salt: int) -> Iterator[Witnesses]:
+    """Quotients are computed first; where they do not do (paddings that depend on whether a size is even are too small to
+    be told from others), they get numbers of their own too.
+    """
+    for own, attempts in ((_OWN, 4), ((*_OWN, "floordiv"), 40)):
+        chosen = [atom for atom in atoms if atom.function in own]
+        for factor in _FACTORS:
+            for attempt in range(attempts):
+                primes = _primes(base // factor + 997 * salt + 211 * attempt)
+                symbols = {name: next(primes) * factor for name in names}
+                yield Witnesses(symbols, _own_numbers(chosen, symbols, primes, below=bool(attempt % 2)))
+
+
+def _own_numbers(
+    atoms: Sequence[Atom], symbols: Mapping[str, int], primes: Iterator[int], below: bool
+) -> dict[Atom, int]:
+    """Operands come before what is made of them. A minimum is below its operands, a maximum above, or `below` where the
+    program subtracts it from what it is the maximum of.
+    """
     found: dict[Atom, int] = {}
     for atom in atoms:
-        operands = [operand.evaluate(named, found) for operand in atom.operands]
+        operands = [operand.evaluate(symbols, found) for operand in atom.operands]
         prime = next(primes)
-        if atom.function == "max":
+        if atom.function == "floordiv":
+            found[atom] = operands[0] // operands[1] + _offset(atom.operands[0], operands[0], prime)
+        elif atom.function == "max" and not below:
             found[atom] = prime + max(operands)
-        elif atom.function == "floordiv":
-            found[atom] = operands[0] // operands[1] + prime % 4096 + SMALL
         else:
             found[atom] = min([prime // 2 | 1, *(abs(operand) - SMALL for operand in operands if operand > 4 * SMALL)])
     return found
+
+
+def _offset(dividend: Expr, value: int, prime: int) -> int:
+    """How far a quotient is from its value. JAX spells half of s rounded up as -floordiv(-s, 2), and a padding on both
+    sides as differences of that and floordiv(1 - s, 2): the first is moved far, the second little, so that none is
+    negative."""
+    mixed = prime * 40503
+    if value < 0 and dividend.terms[-1][0]:
+        return -4 * SMALL - mixed % 8192
+    return mixed % (2 * SMALL) - SMALL
 
 
 def _primes(start: int) -> Iterator[int]:
