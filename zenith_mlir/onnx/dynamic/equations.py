@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from zenith_mlir.errors import ZenithError
@@ -73,10 +72,11 @@ def _solutions(difference: Expr) -> Iterator[tuple[Atom, Expr]]:
 
 
 def _quotients(a: Expr, b: Expr) -> Iterator[tuple[Atom, Expr]]:
-    """x = k b - r for a = floordiv(x + r, k): so JAX reads the symbol b off a dimension k*b - r."""
-    if len(a.terms) == 1 and a.terms[0][1] == 1 and len(a.terms[0][0]) == 1:
-        atom = a.terms[0][0][0][0]
-        if atom.function == "floordiv" and not math.isinf(atom.operands[1].bounds[1]):
-            dividend, divisor = atom.operands
-            if not dividend.symbols & b.symbols:
-                yield from _solutions(dividend - b * divisor)
+    """x = k (b - c) - r for a = floordiv(x + r, k) + c: so JAX reads the symbol b off a dimension k*b - r."""
+    for monomial, factor in a.terms:
+        if factor != 1 or len(monomial) != 1 or monomial[0][0].function != "floordiv":
+            continue
+        dividend, divisor = monomial[0][0].operands
+        quotient = b - a + Expr(((monomial, 1),))
+        if divisor.constant is not None and not dividend.symbols & quotient.symbols:
+            yield from _solutions(dividend - quotient * divisor)

@@ -49,6 +49,13 @@ class Atom:
     name: str = ""
     operands: tuple[Expr, ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.function, self.name, self.operands))
+
     @cached_property
     def size(self) -> int:
         """How much there is to write; larger terms come first."""
@@ -81,6 +88,10 @@ class Atom:
         return _FUNCTIONS[self.function](*(operand.evaluate(values, known) for operand in self.operands))
 
     def __str__(self) -> str:
+        return self._spelled
+
+    @cached_property
+    def _spelled(self) -> str:
         return self.name if not self.operands else f"{self.function}({', '.join(map(str, self.operands))})"
 
 
@@ -116,6 +127,13 @@ class Expr:
     @classmethod
     def of(cls, atom: Atom) -> Expr:
         return cls(((((atom, 1),), 1),))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.terms)
 
     @property
     def constant(self) -> int | None:

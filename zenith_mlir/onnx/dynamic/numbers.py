@@ -7,6 +7,7 @@ followed becomes an atom of its own, so that start + size - start is still the s
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -76,13 +77,13 @@ def _sign(a: Expr) -> Expr:
 
 
 def _divide(a: Expr, b: Expr) -> Expr:
-    """StableHLO rounds towards zero."""
-    both_positive = a.bounds[0] >= 0 and b.bounds[0] > 0
+    """StableHLO rounds towards zero. Of a dividend that can be 0, jnp.floor_divide asks the sign: `_recognised` sees to it."""
+    both_positive = a.bounds[0] > 0 and b.bounds[0] > 0
     return floordiv(a, b) if both_positive or b.constant in (1, -1) else applied("truncdiv", a, b)
 
 
 def _remainder(a: Expr, b: Expr) -> Expr:
-    both_positive = a.bounds[0] >= 0 and b.bounds[0] > 0
+    both_positive = a.bounds[0] > 0 and b.bounds[0] > 0
     return mod(a, b) if both_positive else applied("truncmod", a, b)
 
 
@@ -113,6 +114,7 @@ def _select(condition: Expr, a: Expr, b: Expr) -> Expr:
     return _recognised(b + condition * (a - b))
 
 
+@functools.lru_cache(maxsize=1024)  # a program asks for the same quotient many times
 def _recognised(value: Expr) -> Expr:
     """floordiv or mod where `value` is spelled by division towards zero and signs, as jnp.floor_divide is.
 

@@ -16,6 +16,7 @@ with such indexes have to stay below; `specialize` makes arguments of those that
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,11 +98,11 @@ def choose(requirements: Requirements, salt: int = 0) -> Witnesses:
     names = [atom.name for atom in atoms if atom.function == "symbol"]
     failures = []
     for base in _BASES:
-        for candidate in _candidates(atoms, names, base, salt):
+        for count, candidate in enumerate(_candidates(atoms, names, base, salt)):
             failures.append(requirements.failure(candidate))
             if not failures[-1]:
                 return candidate
-            if failures[-1] == _TOO_MANY:
+            if count == 0 and failures[-1] == _TOO_MANY:
                 break
         else:
             break
@@ -116,9 +117,9 @@ def _candidates(atoms: Sequence[Atom], names: Sequence[str], base: int, salt: in
     """Quotients are computed first; where they do not do (paddings that depend on whether a size is even are too small to
     be told from others), they get numbers of their own too.
     """
-    for own, attempts in ((_OWN, 4), ((*_OWN, "floordiv"), 40)):
-        chosen = [atom for atom in atoms if atom.function in own]
-        for factor in _FACTORS:
+    for factor in _FACTORS:
+        for own, attempts in ((_OWN, 4), ((*_OWN, "floordiv"), 16)):
+            chosen = [atom for atom in atoms if atom.function in own]
             for attempt in range(attempts):
                 primes = _primes(base // factor + 997 * salt + 211 * attempt)
                 symbols = {name: next(primes) * factor for name in names}
@@ -164,5 +165,6 @@ def _primes(start: int) -> Iterator[int]:
         number += 1018
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
