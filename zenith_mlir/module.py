@@ -163,13 +163,18 @@ def load(source: str | bytes | os.PathLike[str]) -> Module:
 
 
 def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Module:
-    """The module of a JAX function for arguments like these (arrays or `jax.ShapeDtypeStruct`), with source
-    locations.
+    """The module of a JAX function for arguments like these (arrays or `jax.ShapeDtypeStruct`, also of symbolic
+    dimensions), with source locations.
 
     Its `main` takes every array of the arguments, used or not. `fn` may be jitted already: its static arguments are
     then respected, and arguments that it does not use are dropped as jax.jit drops them.
     """
     import jax
 
+    from zenith_mlir.ir.dimensions import state_dimensions
+
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn, keep_unused=True)
-    return Module(jitted.lower(*args, **kwargs).compiler_ir("stablehlo"))
+    lowered = jitted.lower(*args, **kwargs)
+    module = lowered.compiler_ir("stablehlo")
+    state_dimensions(module, jax.tree.leaves(lowered.in_avals))
+    return Module(module)
