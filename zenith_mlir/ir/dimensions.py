@@ -13,11 +13,20 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.ir.signature import argument_attributes, main_function
 
-__all__ = ["size_name", "state_dimensions", "stated_dimensions"]
+__all__ = ["is_symbolic", "size_name", "state_dimensions", "stated_dimensions"]
 
 _STATED = "zenith.dimensions"
 # Set by JAX on the arguments that hold the sizes of symbolic dimensions.
 _SIZE = "jax.global_constant"
+
+
+def is_symbolic(module: ir.Module) -> bool:
+    """Whether `main` takes sizes, or arrays of sizes that are not known."""
+    main = main_function(module)
+    if any(_SIZE in attributes for attributes in argument_attributes(main)):
+        return True
+    arguments = main.regions[0].blocks[0].arguments
+    return any(isinstance(each.type, ir.RankedTensorType) and not each.type.has_static_shape for each in arguments)
 
 
 def state_dimensions(module: ir.Module, arrays: Sequence[Any]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import onnx_ir as oir
 
+from zenith_mlir.ir.dimensions import is_symbolic
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.chlo import expand_chlo
-from zenith_mlir.onnx.dynamic import is_symbolic, specialize
+from zenith_mlir.onnx.dynamic import specialize
+from zenith_mlir.onnx.dynamic.expr import Expr
 from zenith_mlir.onnx.fold import fold_constants
 from zenith_mlir.onnx.model import Interface, build_model
 from zenith_mlir.onnx.options import Options
@@ -68,7 +71,7 @@ def prepare(program: Program, options: Options, step: Step = lambda doing: None)
 
 def _made_static(program: Program) -> tuple[Program, Sizes, dict[int, Callable[[Builder], oir.Value]]]:
     """The program with numbers for its symbolic sizes, what these mean, and arguments of main that are such sizes."""
-    if not is_symbolic(program.module):
+    if not is_symbolic(program.module.ir):
         return program, StaticSizes(), {}
     specialized = specialize(program.module)
     sizes = SymbolicSizes(specialized)
@@ -80,10 +83,12 @@ def _made_static(program: Program) -> tuple[Program, Sizes, dict[int, Callable[[
         weights={moved[i]: weight for i, weight in program.weights.items()},
         inputs={moved[i]: name for i, name in program.inputs.items()},
     )
-    computed = {
-        i: (lambda builder, expr=expr: sizes.expression(builder, expr)) for i, expr in specialized.scalars.items()
-    }
+    computed = {i: partial(_size, sizes, expr) for i, expr in specialized.scalars.items()}
     return static, sizes, computed
+
+
+def _size(sizes: SymbolicSizes, expr: Expr, builder: Builder) -> oir.Value:
+    return sizes.expression(builder, expr)
 
 
 def convert(program: Program, options: Options, step: Step = lambda doing: None) -> Converted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import onnx_ir as oir
 
@@ -112,7 +113,7 @@ class SymbolicSizes:
         return self._computed[expr]
 
     def _node(
-        self, builder: Builder, op_type: str, values: Sequence[oir.Value], size: int = 1, **attributes: int
+        self, builder: Builder, op_type: str, values: Sequence[oir.Value], size: int = 1, **attributes: Any
     ) -> oir.Value:
         with builder.in_main():
             return builder.nodes(op_type, values, [(_INT64, (size,))], **attributes)[0]

@@ -14,6 +14,7 @@ from jax.extend.source_info_util import register_exclusion
 from zenith_mlir import hook
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir import lifted
+from zenith_mlir.ir.dimensions import state_dimensions
 from zenith_mlir.ir.signature import main_function
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.source import captured, names
@@ -90,6 +91,7 @@ def trace_model(
             traced = _with_arguments(closed, constants, shapes, examples)
         # For the platform whose lowering has the fewest calls of libraries.
         module = Module(traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo"))
+    state_dimensions(module.ir, [*constants.values(), *shapes, *examples])
 
     outputs = _output_names(model, result, chosen, output_names)
     titles = names.unique([*_constant_names(model, constants), *weights.names], [*chosen, *outputs])
