@@ -83,7 +83,9 @@ def _made_static(program: Program) -> tuple[Program, Sizes, dict[int, Callable[[
         weights={moved[i]: weight for i, weight in program.weights.items()},
         inputs={moved[i]: name for i, name in program.inputs.items()},
     )
-    computed = {i: partial(_size, sizes, expr) for i, expr in specialized.scalars.items()}
+    computed: dict[int, Callable[[Builder], oir.Value]] = {
+        i: partial(_size, sizes, expr) for i, expr in specialized.scalars.items()
+    }
     return static, sizes, computed
 
 
