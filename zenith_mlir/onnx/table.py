@@ -7,9 +7,11 @@ from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.dot import DOT
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
+from zenith_mlir.onnx.lower.gather import GATHER
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.shape import SHAPE
 from zenith_mlir.onnx.lower.types import TYPES
+from zenith_mlir.onnx.lower.update import UPDATE
 
 __all__ = ["LOWERINGS"]
 
@@ -18,7 +20,9 @@ LOWERINGS: dict[str, Lowering] = {
     **CONTROL,
     **DOT,
     **ELEMENTWISE,
+    **GATHER,
     **REDUCE,
     **SHAPE,
     **TYPES,
+    **UPDATE,
 }

@@ -58,6 +58,9 @@ def elementwise_cast(walk: Walk, view: View, dtype: oir.DataType) -> View:
 
 def _select(walk: Walk, op: ir.Operation) -> Sequence[View]:
     predicate, *cases = (walk.view(value) for value in op.operands)
+    known = walk.builder.array(predicate.value)
+    if known is not None and known.size and (known == known.flat[0]).all():
+        return [cases[0 if known.flat[0] else 1]]
     predicate = View(predicate.value, predicate.axes or (None,) * cases[0].rank, cases[0].shape)
     return [elementwise(walk.builder, "Where", predicate, *cases, dtype=cases[0].dtype, data=1)]
 

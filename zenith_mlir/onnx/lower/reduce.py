@@ -15,6 +15,7 @@ from zenith_mlir.onnx.arrange import elementwise, stored_view
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Lowering, NotConvertible, Walk
 from zenith_mlir.onnx.lower.argmax import arg_extreme
+from zenith_mlir.onnx.lower.in_bounds import in_bounds
 from zenith_mlir.onnx.lower.number import is_float
 from zenith_mlir.onnx.lower.reduce_node import reduce_node
 from zenith_mlir.onnx.view import View
@@ -30,6 +31,10 @@ def _reduce(walk: Walk, op: ir.Operation) -> Sequence[View]:
     kind = reduction(op)
     if kind not in _REDUCTIONS:
         raise NotConvertible("a reduction is converted where it adds, multiplies, takes the extreme or joins booleans")
+    if kind == "stablehlo.and" and _is_neutral(walk, op.operands[1], kind, walk.view(op.operands[0]).dtype):
+        found = in_bounds(walk, op)
+        if found is not None:
+            return [found]
     view = walk.view(op.operands[0])
     reduced = reduce_axes(walk.builder, kind, view, int_list(op, "dimensions"))
     if _is_neutral(walk, op.operands[1], kind, view.dtype):
