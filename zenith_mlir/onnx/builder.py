@@ -193,6 +193,17 @@ class Builder:
         emit = lambda: self.nodes("Transpose", [value], [(_dtype(value), target)], perm=permutation)[0]  # noqa: E731
         return self._once(("T", value, *permutation), emit)
 
+    def reverse(self, value: oir.Value, axes: Sequence[int]) -> oir.Value:
+        """The elements along `axes` in the opposite order."""
+        axes, shape = [axis for axis in axes if self.shape(value)[axis] != 1], self.shape(value)
+        if not axes:
+            return value
+        if self._foldable(value):
+            return self._fold(value, ("F", *axes), shape, lambda array: np.flip(array, tuple(axes)))
+        ends = [self.ints([bound] * len(axes)) for bound in (-1, np.iinfo(np.int64).min)]
+        operands = [*ends, self.ints(axes), self.ints([-1] * len(axes))]
+        return self._once(("F", value, *axes), lambda: self.op("Slice", value, *operands, shape=shape))
+
     def reshape(self, value: oir.Value, shape: Sequence[int]) -> oir.Value:
         old, new = self.shape(value), tuple(shape)
         if old == new:

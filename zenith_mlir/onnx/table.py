@@ -5,6 +5,7 @@ from __future__ import annotations
 from zenith_mlir.onnx.convert import Lowering
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
+from zenith_mlir.onnx.lower.convolution import CONVOLUTION
 from zenith_mlir.onnx.lower.dot import DOT
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
@@ -18,6 +19,7 @@ __all__ = ["LOWERINGS"]
 LOWERINGS: dict[str, Lowering] = {
     **COMPOSITE,
     **CONTROL,
+    **CONVOLUTION,
     **DOT,
     **ELEMENTWISE,
     **GATHER,
