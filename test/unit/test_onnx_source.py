@@ -242,6 +242,11 @@ def branch(x: jax.Array, flag: bool) -> jax.Array:
     return x if flag else -x
 
 
+@functools.partial(jax.jit, static_argnames="n")
+def power(x: jax.Array, n: int) -> jax.Array:
+    return x**n
+
+
 def short(x: jax.Array) -> jax.Array:
     return x if x.shape[1] < 100 else x[:, :100]
 
@@ -253,6 +258,7 @@ BAD: list[tuple[str, Callable[[], Any]]] = [
     (r"add\(x, y\) does not take these arguments, 1 by position: .*'y'", lambda: trace_model(add, (X,))),
     (r"argument y is builtins.str, no array .*functools.partial", lambda: trace_model(add, (X, "a"))),
     (r"branch needs the value of an input .*functools.partial", lambda: trace_model(branch, (X, True))),
+    (r"an argument of power is static for jax.jit.*functools.partial", lambda: trace_model(power, (X, 3))),
     (r"returns no array", lambda: trace_model(lambda x: None, (X,))),
     (r"functools.partial binds what add\(x, y\) does not take: .*'z'",
      lambda: trace_model(functools.partial(add, z=1), (X,))),

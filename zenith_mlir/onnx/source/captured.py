@@ -62,10 +62,6 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, kind):
             yield from parts(value)
             return
-    wrapped = getattr(value, "__wrapped__", None)
-    if wrapped is not None:
-        # What jax.jit and jax.vmap return.
-        yield "", wrapped
     yield from dict(getattr(value, "__dict__", {})).items()
     for base in type(value).__mro__:
         slots = base.__dict__.get("__slots__", ())
@@ -79,8 +75,8 @@ def _function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     with contextlib.suppress(ValueError):  # a variable that has no value yet
         closed = inspect.getclosurevars(function)
         yield from (*closed.nonlocals.items(), *closed.globals.items())
-    if hasattr(function, "__wrapped__"):
-        yield "", function.__wrapped__
+    # `__wrapped__` is among them, of what jax.vmap returns.
+    yield from vars(function).items()
 
 
 def _partial(bound: functools.partial[Any]) -> Iterator[tuple[str, Any]]:

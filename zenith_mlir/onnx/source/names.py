@@ -24,10 +24,13 @@ def join(path: Sequence[Any]) -> str:
 
 
 def of_parameters(path: Sequence[Any]) -> str:
-    """As `join`, without the collection `params` that most of a Flax model is in: `Dense_0.kernel`, but
-    `batch_stats.BatchNorm_0.mean`.
+    """As `join`, without the collection `params` that most of a Flax model is in, and without what leads into the
+    boxes that Flax keeps arrays in: `Dense_0.kernel`, but `batch_stats.BatchNorm_0.mean`.
     """
-    name = join(path)
+    keys, last = path[:-1], path[-1] if path else None
+    in_box = isinstance(last, jax.tree_util.GetAttrKey) and last.name in ("value", "raw_value")
+    is_flax = bool(keys) and all(isinstance(key, jax.tree_util.DictKey) for key in keys)
+    name = join(keys if in_box and is_flax else path)
     return name.removeprefix("params.") or "params"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,11 +32,5 @@ def recognise(fn: Any, params: Any) -> Model | None:
     def call(state: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(nnx.merge(graph, state), method)(*args, **kwargs)
 
-    random = frozenset(_name(path) for path, _ in generators)
-    return Model(call, state, signature_of(fn), title, parameter_name=_name, random=random)
-
-
-def _name(path: Sequence[Any]) -> str:
-    """The last entry of a path leads into the variable, and says nothing."""
-    inside = isinstance(path[-1], jax.tree_util.GetAttrKey) and len(path) > 1
-    return names.of_parameters(path[:-1] if inside else path)
+    random = frozenset(names.of_parameters(path) for path, _ in generators)
+    return Model(call, state, signature_of(fn), title, random=random)

@@ -125,6 +125,13 @@ def _trace(model: Model, flat: Any, shapes: list[Any], examples: list[Any]) -> A
             f"{model.title} needs the value of an input to be traced: {_first_line(error)} If it is no input of the "
             "model, bind it: functools.partial(fn, train=False)"
         ) from error
+    except ValueError as error:
+        # JAX has no class for it.
+        if "static arguments" not in str(error):
+            raise
+        raise ZenithError(
+            f"an argument of {model.title} is static for jax.jit and an input here; bind it: functools.partial(fn, n=3)"
+        ) from error
     except jax.errors.InconclusiveDimensionOperation as error:
         raise ZenithError(
             f"{model.title} decides by a symbolic size: {_first_line(error)} Say what is known of it, "
