@@ -121,12 +121,12 @@ def judge(every: dict[str, Example], name: str, exporter: str, expected: Referen
 
 def _run(path: Path, example: Example, exporter: str, expected: Reference, optimized: bool = True) -> Verdict:
     from exporting.exporters import EXPORTERS
-    from exporting.runtime import feeds, session
+    from exporting.runtime import feeds, run, session
 
     try:
         arrays, results, named = EXPORTERS[exporter].layouts(example, expected.arguments)
         model = session(path, optimized)
-        found = results(model.run(None, feeds(model, arrays, named)))
+        found = results(run(model, feeds(model, arrays, named)))
     except Exception as error:
         return Verdict("runtime error", _line(error))
     agreed = agreement(found, expected.results)
