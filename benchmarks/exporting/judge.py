@@ -82,7 +82,7 @@ def reference(every: dict[str, Example], name: str) -> Reference | Verdict:
                 results, how = call(*map(jax.numpy.asarray, arguments)), "eager"
             return Reference(arguments, [np.asarray(result) for result in jax.tree.leaves(results)], how)
     except Exception as error:
-        return Verdict("error", _line(error), seconds=time.perf_counter() - start)
+        return Verdict("error", summary(error), seconds=time.perf_counter() - start)
     finally:
         jax.clear_caches()
 
@@ -107,7 +107,7 @@ def judge(every: dict[str, Example], name: str, exporter: str, expected: Referen
         except NotYet:
             return Verdict("not yet")
         except Exception as error:
-            return Verdict("export error", _line(error), seconds=time.perf_counter() - start)
+            return Verdict("export error", summary(error), seconds=time.perf_counter() - start)
         finally:
             jax.clear_caches()
         seconds = time.perf_counter() - start
@@ -128,7 +128,7 @@ def _run(path: Path, example: Example, exporter: str, expected: Reference, optim
         model = session(path, optimized)
         found = results(run(model, feeds(model, arrays, named)))
     except Exception as error:
-        return Verdict("runtime error", _line(error))
+        return Verdict("runtime error", summary(error))
     agreed = agreement(found, expected.results)
     return Verdict("wrong" if agreed.fault else "ok", agreed.fault, agreed.error, agreed.types)
 
@@ -139,5 +139,6 @@ def _nodes(path: Path) -> int:
     return nodes(path)
 
 
-def _line(error: Exception) -> str:
+def summary(error: Exception) -> str:
+    """One line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
