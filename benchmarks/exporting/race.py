@@ -90,7 +90,7 @@ def check(_: None, path: Path, wanted: Expected) -> tuple[float, str]:
         agreed = agreement(run(model, feeds(model, wanted.arguments)), wanted.results)
     except Exception as error:
         return np.inf, f"runtime: {summary(error)}"
-    return agreed.error, agreed.fault or agreed.types
+    return agreed.error, agreed.fault
 
 
 def compete(_: None, paths: tuple[Path, Path], wanted: Expected) -> Times:
