@@ -139,7 +139,7 @@ class Module:
         from zenith_mlir.onnx.options import Options
 
         chosen = Options(opset=opset, weights=weights, passes=passes, **options)
-        return export_module(self, path, chosen, params, validate)
+        return export_module(self, path, chosen, params, validate=validate)
 
     def __str__(self) -> str:
         return self.text()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from zenith_mlir.ir.signature import InputSpec
+from zenith_mlir.onnx.conversion import at_sizes
 from zenith_mlir.onnx.differences import Difference, compare_arrays, worst
 from zenith_mlir.onnx.layouts import stored_permutation
 from zenith_mlir.onnx.options import Options
@@ -21,6 +23,8 @@ from zenith_mlir.onnx.source.reference import random_like
 __all__ = ["Check", "ModuleCheck", "compare_results", "worst_of"]
 
 Array = np.ndarray[Any, Any]
+# For symbolic dimensions.
+_ANY_SIZE = 3
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,25 @@ class ModuleCheck:
     tolerance: float | None = None
 
     def __call__(self, path: Path) -> Validation:
-        module, weights = self.program.module, self.program.weights
+        program = at_sizes(self.program, _ANY_SIZE)
+        module, weights = program.module, program.weights
         generator = np.random.default_rng(0)
         arrays = [
-            weights[i].array() if i in weights else random_like(spec.dtype, _static(spec.shape), generator)
+            weights[i].array()
+            if i in weights
+            else random_like(spec.dtype, [size or 1 for size in spec.shape], generator)
             for i, spec in enumerate(module.input_specs)
         ]
         expected = [np.asarray(each) for each in module.compile("cpu")(*arrays)]
         session = Session(path)
         inputs = {i: array for i, array in enumerate(arrays) if i not in weights or self.options.weights == "input"}
-        names = [self.program.inputs.get(i, "") for i in inputs]
+        names = [program.inputs.get(i, "") for i in inputs]
         found = session(_stored(self.options.layouts, names, list(inputs.values())))
         return Validation(worst_of([compare_results(self.options.layouts, session.outputs, expected, found)]), 1)
 
 
-def _static(dims: Sequence[int | None]) -> list[int]:
-    return [size or 1 for size in dims]
+def _static(spec: InputSpec) -> tuple[np.dtype[Any], list[int]]:
+    return spec.dtype, [size or 1 for size in spec.shape]
 
 
 def _stored(layouts: Mapping[str, str], names: Sequence[str], arrays: Sequence[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from zenith_mlir.ir.dimensions import is_symbolic
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.chlo import expand_chlo
-from zenith_mlir.onnx.dynamic import specialize
+from zenith_mlir.onnx.dynamic import Specialized, specialize
 from zenith_mlir.onnx.dynamic.expr import Expr
 from zenith_mlir.onnx.fold import fold_constants
 from zenith_mlir.onnx.model import Interface, build_model
@@ -25,7 +25,7 @@ from zenith_mlir.onnx.symbolic_sizes import SymbolicSizes
 from zenith_mlir.onnx.table import LOWERINGS
 from zenith_mlir.remarks import Remark
 
-__all__ = ["Converted", "Prepared", "convert", "prepare"]
+__all__ = ["Converted", "Prepared", "at_sizes", "convert", "prepare"]
 
 Step = Callable[[str], None]
 """Told what is being done, for whoever watches."""
@@ -69,24 +69,35 @@ def prepare(program: Program, options: Options, step: Step = lambda doing: None)
     return Prepared(module, Interface(inputs, weights, computed, program.outputs), sizes, remarks)
 
 
+def at_sizes(program: Program, size: int) -> Program:
+    """The program with `size` for each symbolic dimension, to be run."""
+    if not is_symbolic(program.module.ir):
+        return program
+    symbols = specialize(program.module).symbols
+    return _moved(program, specialize(program.module, at=dict.fromkeys(symbols, size)))
+
+
 def _made_static(program: Program) -> tuple[Program, Sizes, dict[int, Callable[[Builder], oir.Value]]]:
     """The program with numbers for its symbolic sizes, what these mean, and arguments of main that are such sizes."""
     if not is_symbolic(program.module.ir):
         return program, StaticSizes(), {}
     specialized = specialize(program.module)
     sizes = SymbolicSizes(specialized)
-    # The arguments that hold sizes are gone; the others keep their order.
+    computed: dict[int, Callable[[Builder], oir.Value]] = {
+        i: partial(_size, sizes, expr) for i, expr in specialized.scalars.items()
+    }
+    return _moved(program, specialized), sizes, computed
+
+
+def _moved(program: Program, specialized: Specialized) -> Program:
+    """The arguments that hold sizes are gone; the others keep their order."""
     moved = dict(zip(sorted([*program.weights, *program.inputs]), sorted(specialized.inputs), strict=True))
-    static = replace(
+    return replace(
         program,
         module=specialized.module,
         weights={moved[i]: weight for i, weight in program.weights.items()},
         inputs={moved[i]: name for i, name in program.inputs.items()},
     )
-    computed: dict[int, Callable[[Builder], oir.Value]] = {
-        i: partial(_size, sizes, expr) for i, expr in specialized.scalars.items()
-    }
-    return static, sizes, computed
 
 
 def _size(sizes: SymbolicSizes, expr: Expr, builder: Builder) -> oir.Value:

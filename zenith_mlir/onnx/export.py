@@ -139,15 +139,21 @@ def export_onnx(
 
 
 def export_module(
-    module: Module, path: str | os.PathLike[str] | None, options: Options, params: Any = None, validate: bool = False
+    module: Module,
+    path: str | os.PathLike[str] | None,
+    options: Options,
+    params: Any = None,
+    named: Mapping[str, Any] | None = None,
+    validate: bool = False,
 ) -> OnnxExport:
-    """Write a module as it is. `params` is a pytree of arrays, whose leaves are the first arguments of main.
+    """Write a module as it is. `params` is a pytree of arrays, whose leaves are the first arguments of main; `named`
+    are arrays by the names of arguments.
 
     Raises:
         Unconvertible, OnnxMismatch, ZenithError: as `export_onnx`.
     """
     with Steps(False) as step:
-        program = Program.of_module(module, params)
+        program = Program.of_module(module, params, named)
         check = ModuleCheck(program, options) if validate else None
         return _finish(convert(program, options, step), path, options, step, check)
 

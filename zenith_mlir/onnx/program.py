@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxlib.mlir import ir
 
-from zenith_mlir.errors import ZenithError
-from zenith_mlir.ir.facts import shape
-from zenith_mlir.ir.signature import argument_attributes, main_function
+from zenith_mlir.errors import ZenithError, did_you_mean
+from zenith_mlir.ir.facts import element_type, shape
+from zenith_mlir.ir.signature import argument_attributes, main_function, numpy_dtype
 from zenith_mlir.module import Module
 
 if TYPE_CHECKING:
-    from jaxlib.mlir import ir
-
     from zenith_mlir.onnx.source import Source
 
 __all__ = ["Program", "Weight"]
@@ -50,8 +49,9 @@ class Program:
         )
 
     @classmethod
-    def of_module(cls, module: Module, params: Any = None) -> Program:
-        """The program of a module as it is; `params` is a pytree of arrays whose leaves are its first arguments.
+    def of_module(cls, module: Module, params: Any = None, named: Mapping[str, Any] | None = None) -> Program:
+        """The program of a module as it is; `params` is a pytree of arrays whose leaves are its first arguments;
+        `named` are arrays by the names of arguments.
 
         Raises:
             ZenithError: for arrays that do not fit the arguments.
@@ -61,7 +61,8 @@ class Program:
         sizes = [i for i, each in enumerate(argument_attributes(main)) if "jax.global_constant" in each]
         names = unique(_plain(spec.name) for spec in module.input_specs)
         real = [i for i in range(len(arguments)) if i not in sizes]
-        weights = _fitting(params, [(i, names[i], arguments[i]) for i in real])
+        titled: list[Argument] = [(i, names[i], arguments[i]) for i in real]
+        weights = {**_first(params, titled), **_named(named or {}, titled)}
         inputs = {i: names[i] for i in real if i not in weights}
         return cls(module, weights, inputs)
 
@@ -86,20 +87,36 @@ def _plain(name: str) -> str:
     return name.replace("['", ".").replace("']", "").replace("[", ".").replace("]", "")
 
 
-def _fitting(params: Any, arguments: Sequence[tuple[int, str, ir.Value]]) -> dict[int, Weight]:
-    if params is None:
-        return {}
+Argument = tuple[int, str, ir.Value]
+
+
+def _first(params: Any, arguments: Sequence[Argument]) -> dict[int, Weight]:
+    """The leaves of a pytree for the first arguments."""
     import jax
 
     leaves = jax.tree.leaves(params)
     if len(leaves) > len(arguments):
         raise ZenithError(f"there are {len(leaves)} arrays in params and {len(arguments)} arguments of main")
-    found = {}
-    for leaf, (index, name, argument) in zip(leaves, arguments, strict=False):
-        if tuple(np.shape(leaf)) != shape(argument):
+    return dict(_fitting(leaf, argument) for leaf, argument in zip(leaves, arguments, strict=False))
+
+
+def _named(named: Mapping[str, Any], arguments: Sequence[Argument]) -> dict[int, Weight]:
+    known = {argument[1]: argument for argument in arguments}
+    for name in named:
+        if name not in known:
             raise ZenithError(
-                f"an array of params has the shape {tuple(np.shape(leaf))}, and the argument that it is for, {name}, "
-                f"{shape(argument)}; the arrays of params are the first arguments of main, in the order of the pytree"
+                f"there is an array {name}, which is no argument of main{did_you_mean(name, known)}; arguments are "
+                f"{', '.join(known)}"
             )
-        found[index] = Weight(name, lambda leaf=leaf: np.asarray(leaf))  # type: ignore[misc]
-    return found
+    return dict(_fitting(array, known[name]) for name, array in named.items())
+
+
+def _fitting(array: Any, argument: Argument) -> tuple[int, Weight]:
+    index, name, value = argument
+    given, expected = (tuple(np.shape(array)), np.dtype(array.dtype)), (shape(value), numpy_dtype(element_type(value)))
+    if given != expected:
+        raise ZenithError(
+            f"the argument {name} of main is {expected[1]}{list(expected[0])}, and the array for it {given[1]}"
+            f"{list(given[0])}; arrays of a pytree are the first arguments, in its order"
+        )
+    return index, Weight(name, lambda: np.asarray(array))
