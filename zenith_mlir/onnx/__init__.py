@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zenith_mlir.onnx.export import OnnxMismatch as OnnxMismatch
     from zenith_mlir.onnx.export import export_onnx as export_onnx
     from zenith_mlir.onnx.model import Unconvertible as Unconvertible
+    from zenith_mlir.onnx.quantize import quantize_onnx as quantize_onnx
     from zenith_mlir.onnx.validate import validate_onnx as validate_onnx
 
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "OnnxMismatch": "export",
     "Unconvertible": "model",
     "export_onnx": "export",
+    "quantize_onnx": "quantize",
     "validate_onnx": "validate",
 }
 

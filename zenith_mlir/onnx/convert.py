@@ -142,8 +142,6 @@ _WHY = {
         )
     },
     **{f"stablehlo.{name}": _HOST for name in ("infeed", "outfeed", "send", "recv", "create_token", "after_all")},
-    "stablehlo.custom_call": "nothing is known of what it calls; write the function in jax.numpy, or run the expanding "
-    "pass of whoever made it before",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from zenith_mlir.onnx.convert import Lowering
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.convolution import CONVOLUTION
+from zenith_mlir.onnx.lower.custom_call import CUSTOM_CALL
 from zenith_mlir.onnx.lower.dot import DOT
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
@@ -19,6 +20,7 @@ __all__ = ["LOWERINGS"]
 LOWERINGS: dict[str, Lowering] = {
     **COMPOSITE,
     **CONTROL,
+    **CUSTOM_CALL,
     **CONVOLUTION,
     **DOT,
     **ELEMENTWISE,
