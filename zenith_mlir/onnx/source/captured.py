@@ -37,7 +37,8 @@ def find(roots: Mapping[str, Any], wanted: Collection[Hashable]) -> dict[Hashabl
             if key in wanted:
                 found.setdefault(key, _plain(name))
             continue
-        queue.extend((_join(name, key), item) for key, item in _parts(value))
+        with contextlib.suppress(Exception):  # a stranger that does not like to be looked at; names are not worth it
+            queue.extend([(_join(name, key), item) for key, item in _parts(value)])
     return found
 
 
