@@ -89,6 +89,21 @@ def test_arrays_that_a_function_closes_over_are_weights_and_masks_are_not() -> N
     np.testing.assert_allclose(run(source, x)[0], model(x), rtol=1e-5)
 
 
+def test_an_object_that_can_be_called_names_what_it_refers_to() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.layers = [W + 1]
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.score(x @ self.layers[0] @ W)
+
+        def score(self, x: jax.Array) -> jax.Array:
+            return x @ self.layers[0]
+
+    assert names(trace_model(Model(), (X,)))[0] == ["layers.0", "W"]
+    assert names(trace_model(Model().score, (X,)))[0] == ["layers.0"]
+
+
 def test_what_a_partial_binds_is_part_of_the_model() -> None:
     def model(weights: Any, x: jax.Array, mode: str = "sum", train: bool = True) -> jax.Array:
         return x @ weights["w"] if train or mode != "mean" else (x @ weights["w"]).mean(0)
@@ -132,6 +147,13 @@ def test_the_ambient_pipeline_is_not_applied() -> None:
     with zenith.pipeline("raise-activation"):
         assert "zenith.gelu" in jax.jit(gelu).lower(X).as_text()
         assert "zenith.gelu" not in trace_model(gelu, (X,)).module.text()
+
+
+@pytest.mark.parametrize("weight", [None, W])
+def test_locations_are_the_lines_of_the_user(weight: Any) -> None:
+    source = trace_model(lambda x: jnp.tanh(x @ weight) if weight is not None else jnp.tanh(x), (X,))
+    text = source.module.text(debug_info=True)
+    assert "test_onnx_source.py" in text and "onnx/source/" not in text
 
 
 # ---- Names ----

@@ -27,7 +27,7 @@ def find(roots: Mapping[str, Any], wanted: Collection[Hashable]) -> dict[Hashabl
     found: dict[Hashable, str] = {}
     seen: set[int] = set()
     queue = deque((name, value) for name, value in roots.items())
-    while queue and len(found) < len(set(wanted)) and len(seen) < LIMIT:
+    while queue and len(found) < len(wanted) and len(seen) < LIMIT:
         name, value = queue.popleft()
         if id(value) in seen:
             continue
@@ -37,7 +37,8 @@ def find(roots: Mapping[str, Any], wanted: Collection[Hashable]) -> dict[Hashabl
             if key in wanted:
                 found.setdefault(key, _plain(name))
             continue
-        queue.extend((_join(name, key), item) for key, item in _parts(value))
+        with contextlib.suppress(Exception):  # a stranger that does not like to be looked at; names are not worth it
+            queue.extend([(_join(name, key), item) for key, item in _parts(value)])
     return found
 
 
@@ -63,6 +64,9 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield from parts(value)
             return
     yield from dict(getattr(value, "__dict__", {})).items()
+    called = inspect.getattr_static(type(value), "__call__", None)
+    if isinstance(called, types.FunctionType):
+        yield "", called
     for base in type(value).__mro__:
         slots = base.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
@@ -72,11 +76,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """The variables that a function closes over or reads, under their own names."""
+    # First what decorators and jax.vmap wrap, which has a better name than their variable for it.
+    yield from vars(function).items()
     with contextlib.suppress(ValueError):  # a variable that has no value yet
         closed = inspect.getclosurevars(function)
         yield from (*closed.nonlocals.items(), *closed.globals.items())
-    # `__wrapped__` is among them, of what jax.vmap returns.
-    yield from vars(function).items()
 
 
 def _partial(bound: functools.partial[Any]) -> Iterator[tuple[str, Any]]:

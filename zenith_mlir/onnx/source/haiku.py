@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from zenith_mlir.errors import ZenithError
@@ -49,8 +50,6 @@ def _recognise(transformed: Any, params: Any, has_state: bool) -> Model:
 
 def _rng_by_name(signature: Any) -> Any:
     """The parameters behind those of the transform, with the rng at the end."""
-    import inspect
-
     rest = without_first(signature)
     if rest is None or "rng" not in rest.parameters:
         return rest

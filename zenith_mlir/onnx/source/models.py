@@ -38,7 +38,7 @@ def recognise(fn: Any, params: Any = None) -> Model:
     for library in _LIBRARIES:
         model = library(fn, params)
         if model is not None:
-            return model
+            return replace(model, captures={"": fn})
     if not callable(fn):
         raise ZenithError(
             f"a function or a model that can be called is expected, not {_describe(fn)}; a model whose forward is a "
