@@ -125,7 +125,7 @@ def _in_one_file(source: Path, folder: Path) -> Path:
 
 
 def _reader(tools: Any, feeds: Sequence[dict[str, Any]]) -> Any:
-    class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(tools.CalibrationDataReader):
         """The samples, one after the other."""
 
         def __init__(self) -> None:
