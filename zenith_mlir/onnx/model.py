@@ -19,6 +19,7 @@ from zenith_mlir.module import Module
 from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Refusal, Walk, onnx_type
+from zenith_mlir.onnx.identities import drop_identities
 from zenith_mlir.onnx.layouts import stored_permutation
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Weight
@@ -135,8 +136,8 @@ def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str]
 
 
 def _clean(model: oir.Model) -> None:
+    drop_identities(model)
     passes = [
-        clean_up.IdentityEliminationPass(),
         clean_up.RemoveUnusedNodesPass(),
         clean_up.CommonSubexpressionEliminationPass(),
         clean_up.RemoveUnusedNodesPass(),

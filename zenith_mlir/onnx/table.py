@@ -10,6 +10,8 @@ from zenith_mlir.onnx.lower.custom_call import CUSTOM_CALL
 from zenith_mlir.onnx.lower.dot import DOT
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
+from zenith_mlir.onnx.lower.mean import MEAN
+from zenith_mlir.onnx.lower.pool import POOL
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.shape import SHAPE
 from zenith_mlir.onnx.lower.types import TYPES
@@ -25,6 +27,8 @@ LOWERINGS: dict[str, Lowering] = {
     **DOT,
     **ELEMENTWISE,
     **GATHER,
+    **MEAN,
+    **POOL,
     **REDUCE,
     **SHAPE,
     **TYPES,
