@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as oir
 
+from zenith_mlir.onnx.options import Fused
 from zenith_mlir.onnx.runtime_kernels import compute_type
 from zenith_mlir.onnx.sizes import Sizes, StaticSizes
 
@@ -36,11 +37,14 @@ class Builder:
 
     `sizes` says what the sizes of the program mean: numbers, or expressions of symbolic dimensions. `notes` collects
     what a user should know of the conversion, `domains` the versions of operator domains other than ONNX's own,
-    `fused_ops` how often a zenith op became an operator.
+    `fused_ops` how often a zenith op became an operator. `fused` and `microsoft` are those of the options: with "always"
+    fused operators have the type of the program, whether onnxruntime's CPU has a kernel for it or not.
     """
 
     opset: int
     sizes: Sizes = field(default_factory=StaticSizes)
+    fused: Fused = "measured"
+    microsoft: bool = False
     notes: dict[str, None] = field(default_factory=dict)
     origin: Origin = Origin()
     domains: dict[str, int] = field(default_factory=dict)

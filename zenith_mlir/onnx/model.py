@@ -67,7 +67,7 @@ def build_model(
         ZenithError: for names that clash, and layouts that do not fit.
     """
     options = options or Options()
-    builder = Builder(options.opset, sizes or StaticSizes())
+    builder = Builder(options.opset, sizes or StaticSizes(), options.fused, options.microsoft)
     with module.context:
         main = main_function(module.ir)
         walk = Walk(builder, LOWERINGS, functions(module.operation))

@@ -15,7 +15,7 @@ __all__ = ["COMPOSITE"]
 
 
 def _composite(walk: Walk, op: ir.Operation) -> Sequence[View]:
-    fused = FUSED.get(composite_name(op))
+    fused = FUSED.get(composite_name(op)) if walk.builder.fused != "never" else None
     found = fused(walk, op) if fused is not None else None
     if found is not None:
         walk.builder.fused_ops[composite_name(op)] += 1
