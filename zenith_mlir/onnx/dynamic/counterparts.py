@@ -93,7 +93,9 @@ def _gather(reader: Reader, op: ir.Operation) -> Counterpart:
     dims = stablehlo.GatherDimensionNumbers(op.attributes["dimension_numbers"])
     if _exceeds(reader.shape(op.operands[0]), sizes):
         if dims.operand_batching_dims or dims.index_vector_dim or len(reader.shape(op.operands[1])) != 1:
-            raise ZenithError(f"{reader.place(op)} takes slices of a symbolic size out of a static one at several places")
+            raise ZenithError(
+                f"{reader.place(op)} takes slices of a symbolic size out of a static one at several places"
+            )
         return Counterpart("", [0], [shape], cut=Cut(dims.start_index_map, sizes))
     return Counterpart("stablehlo.gather", [0, 1], [shape], {"slice_sizes": _vector(sizes)}, kept)
 
@@ -138,9 +140,7 @@ def _slice(reader: Reader, op: ir.Operation) -> Counterpart:
     if all(each.is_stated for each in [*first, *last, *strides]):
         result = tuple(floordiv(b - a + c - 1, c) for a, b, c in zip(first, last, strides, strict=True))
         names = ("start_indices", "limit_indices", "strides")
-        return Counterpart(
-            "stablehlo.slice", [0], [result], dict(zip(names, (first, last, strides), strict=True))
-        )
+        return Counterpart("stablehlo.slice", [0], [result], dict(zip(names, (first, last, strides), strict=True)))
     if not unit or not all(size.is_stated for size in sizes):
         raise ZenithError(f"{reader.place(op)} slices to a size that depends on data")
     return Counterpart(

@@ -46,7 +46,9 @@ class Decoder:
         meanings = [*map(str, found), *([f"the number {size}"] if static else [])]
         what = f"can be {' or '.join(meanings)}" if meanings else "is no product, quotient or sum of known sizes"
         names = ", ".join(f"{value} for {meaning}" for value, meaning in itertools.islice(self._known.items(), 12))
-        raise ZenithError(f"what the size {size} of the static module means cannot be told: it {what} (there are {names})")
+        raise ZenithError(
+            f"what the size {size} of the static module means cannot be told: it {what} (there are {names})"
+        )
 
     def _products(self, size: int, depth: int = 5) -> set[Expr]:
         """size as a product of known sizes and one static number."""

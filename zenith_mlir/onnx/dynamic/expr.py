@@ -174,7 +174,9 @@ class Expr:
     @cached_property
     def bounds(self) -> Bounds:
         """The least and the greatest that it can be, as far as intervals tell."""
-        return tuple(map(sum, zip((0, 0), *(_scaled(monomial, factor) for monomial, factor in self.terms), strict=True)))  # type: ignore[return-value]
+        return tuple(
+            map(sum, zip((0, 0), *(_scaled(monomial, factor) for monomial, factor in self.terms), strict=True))
+        )  # type: ignore[return-value]
 
     def evaluate(self, values: Mapping[str, int], known: Mapping[Atom, int] | None = None) -> int:
         """The number for symbols of these values; `known` gives atoms a value of their own.
@@ -190,7 +192,9 @@ class Expr:
         """With atoms replaced, those within operands too."""
         total = Expr(())
         for monomial, factor in self.terms:
-            total += reduce(Expr.__mul__, [_replaced(atom, values) ** power for atom, power in monomial], Expr.number(factor))
+            total += reduce(
+                Expr.__mul__, [_replaced(atom, values) ** power for atom, power in monomial], Expr.number(factor)
+            )
         return total
 
     def __add__(self, other: Expr | int) -> Expr:
@@ -335,8 +339,9 @@ def mod(a: Expr, b: Expr) -> Expr:
     if divisor is None or divisor < 0:
         quotient = floordiv(a, b)
         return a - quotient * b if _exact(a, b) is not None else applied("mod", a, b)
-    rest = _normal({monomial: factor % divisor if not monomial else factor for monomial, factor in a.terms
-                    if factor % divisor})
+    rest = _normal(
+        {monomial: factor % divisor if not monomial else factor for monomial, factor in a.terms if factor % divisor}
+    )
     low, high = rest.bounds
     return rest if 0 <= low and high < divisor else applied("mod", rest, b)
 

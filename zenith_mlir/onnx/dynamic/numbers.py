@@ -36,7 +36,9 @@ def constant(op: ir.Operation) -> Numbers | None:
     """The elements of a stablehlo.constant of integers."""
     value = op.results[0]
     dims = shape(value)
-    if int(np.prod(dims)) > MAX_ELEMENTS or not isinstance(ir.RankedTensorType(value.type).element_type, ir.IntegerType):
+    if int(np.prod(dims)) > MAX_ELEMENTS or not isinstance(
+        ir.RankedTensorType(value.type).element_type, ir.IntegerType
+    ):
         return None
     number = splat(value)
     elements = np.asarray(op.attributes["value"]) if number is None else np.full(dims, number)
@@ -54,7 +56,9 @@ def _array(elements: list[Expr], dims: tuple[int, ...]) -> Numbers:
 def _each(function: Callable[..., Expr]) -> Callable[..., Numbers]:
     def rule(op: ir.Operation, *operands: Numbers) -> Numbers:
         spread = np.broadcast_arrays(*operands)
-        return _array([function(*elements) for elements in zip(*(a.reshape(-1) for a in spread), strict=True)], spread[0].shape)
+        return _array(
+            [function(*elements) for elements in zip(*(a.reshape(-1) for a in spread), strict=True)], spread[0].shape
+        )
 
     return rule
 
@@ -127,7 +131,9 @@ def _recognised(value: Expr) -> Expr:
     ((a, b),) = pairs
     dividend, divisor = Expr.symbol("dividend"), Expr.symbol("divisor")
     for candidate, function in ((floordiv(dividend, divisor), floordiv), (mod(dividend, divisor), mod)):
-        if all(_with(value, a, b, x, y) == candidate.evaluate({"dividend": x, "divisor": y}) for x, y in _samples(a, b)):
+        if all(
+            _with(value, a, b, x, y) == candidate.evaluate({"dividend": x, "divisor": y}) for x, y in _samples(a, b)
+        ):
             return function(a, b)
     return value
 

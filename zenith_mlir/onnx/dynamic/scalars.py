@@ -85,7 +85,9 @@ def guard_constants(main: ir.Operation, arguments: _Arguments, floor: int) -> No
         number = splat(op.results[0])
         if not isinstance(number, int) or not floor <= 2 * abs(number) or abs(number) >= 2**31 - 1:
             continue
-        if any(user.name.removeprefix("stablehlo.") in _ORDERED and _has_index(user) for user in _reached(op.results[0])):
+        if any(
+            user.name.removeprefix("stablehlo.") in _ORDERED and _has_index(user) for user in _reached(op.results[0])
+        ):
             op.results[0].replace_all_uses_with(arguments.get(Expr.number(number), op.results[0].type))
             op.erase()
 

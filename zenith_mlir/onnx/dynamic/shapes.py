@@ -61,7 +61,9 @@ def convolved(op: ir.Operation, image: Shape, kernel: Shape, padding: Sequence[S
         for name in ("window_strides", "lhs_dilation", "rhs_dilation")
     )
     result: dict[int, Expr] = {
-        dims.output_batch_dimension: floordiv(image[dims.input_batch_dimension], Expr.number(integer(op, "batch_group_count"))),
+        dims.output_batch_dimension: floordiv(
+            image[dims.input_batch_dimension], Expr.number(integer(op, "batch_group_count"))
+        ),
         dims.output_feature_dimension: kernel[dims.kernel_output_feature_dimension],
     }
     for i, (out, of) in enumerate(zip(dims.output_spatial_dimensions, dims.input_spatial_dimensions, strict=True)):
@@ -84,9 +86,11 @@ def _padding(op: ir.Operation, rank: int) -> list[tuple[Expr, Expr]]:
     if "padding" not in op.attributes:
         return [(Expr.number(0), Expr.number(0))] * rank
     pairs = ir.DenseIntElementsAttr(op.attributes["padding"])
-    flat = [Expr.number(int(each)) for each in pairs] if not pairs.is_splat else [
-        Expr.number(int(pairs.get_splat_value().value))
-    ] * (2 * rank)
+    flat = (
+        [Expr.number(int(each)) for each in pairs]
+        if not pairs.is_splat
+        else [Expr.number(int(pairs.get_splat_value().value))] * (2 * rank)
+    )
     return [(flat[2 * i], flat[2 * i + 1]) for i in range(rank)]
 
 
@@ -102,9 +106,7 @@ def _reduce_window(reader: Reader, op: ir.Operation) -> list[Shape]:
         [Expr.number(each) for each in int_list(op, name) or [1] * rank]
         for name in ("window_dimensions", "window_strides", "base_dilations", "window_dilations")
     )
-    windows = [
-        Window(sizes[d], strides[d], *pads, bases[d], dilations[d]) for d, pads in enumerate(_padding(op, rank))
-    ]
+    windows = [Window(sizes[d], strides[d], *pads, bases[d], dilations[d]) for d, pads in enumerate(_padding(op, rank))]
     return [windowed(reader.shape(each), windows) for each in inputs]
 
 
@@ -112,10 +114,7 @@ def _pad(reader: Reader, op: ir.Operation) -> list[Shape]:
     names = ("edge_padding_low", "edge_padding_high", "interior_padding")
     lows, highs, inner = (int_list(op, name) for name in names)
     return [
-        tuple(
-            size + lows[d] + highs[d] + inner[d] * (size - 1)
-            for d, size in enumerate(reader.shape(op.operands[0]))
-        )
+        tuple(size + lows[d] + highs[d] + inner[d] * (size - 1) for d, size in enumerate(reader.shape(op.operands[0])))
     ]
 
 
@@ -203,7 +202,9 @@ def _fft(reader: Reader, op: ir.Operation) -> list[Shape]:
     """The last dimensions are known: an FFT has a static length."""
     known = ir.RankedTensorType(op.results[0].type)
     operand = reader.shape(op.operands[0])
-    return [tuple(size if known.is_dynamic_dim(d) else Expr.number(known.get_dim_size(d)) for d, size in enumerate(operand))]
+    return [
+        tuple(size if known.is_dynamic_dim(d) else Expr.number(known.get_dim_size(d)) for d, size in enumerate(operand))
+    ]
 
 
 RULES: Mapping[str, Rule] = {

@@ -83,7 +83,9 @@ def specialize(module: Module, salt: int = 0, at: Mapping[str, int] | None = Non
         try:
             work.operation.verify()
         except ir.MLIRError as error:
-            raise ZenithError(f"the module cannot be made static at {dict(witnesses.symbols)}: {describe(error)}") from error
+            raise ZenithError(
+                f"the module cannot be made static at {dict(witnesses.symbols)}: {describe(error)}"
+            ) from error
     return _described(work, main, reader, witnesses, meanings)
 
 
@@ -183,14 +185,16 @@ def _described(
     scalars = {argument.arg_number: meanings[argument] for argument in arguments if argument in meanings}
     shapes = {argument.arg_number: reader.shape(argument) for argument in reader.data}
     sizes = {witnesses.value(size): size for size in reader.all_sizes() if size.constant is None}
-    numbers = {dim for value in _values(main) if isinstance(value.type, ir.RankedTensorType) for dim in value.type.shape}
+    numbers = {
+        dim for value in _values(main) if isinstance(value.type, ir.RankedTensorType) for dim in value.type.shape
+    }
     symbols, solved = _places(shapes, {*sizes.values(), *scalars.values()})
-    inputs = {index: tuple(size if size.constant is None else size.constant for size in shape)
-              for index, shape in shapes.items()}
+    inputs = {
+        index: tuple(size if size.constant is None else size.constant for size in shape)
+        for index, shape in shapes.items()
+    }
     decoder = Decoder(sizes, numbers - sizes.keys())
-    return Specialized(
-        module, sizes, scalars, inputs, symbols, solved, reader.equations.assumed, witnesses, decoder
-    )
+    return Specialized(module, sizes, scalars, inputs, symbols, solved, reader.equations.assumed, witnesses, decoder)
 
 
 def _places(shapes: Mapping[int, Shape], used: set[Expr]) -> tuple[dict[str, list[Place]], dict[str, Expr]]:

@@ -95,7 +95,9 @@ def _kept(op: ir.Operation) -> list[int | None] | None:
 
 
 def _counted(type_: ir.Type, axis: int, start: ir.Value | None) -> ir.Value:
-    line = _create("stablehlo.iota", type_, [], iota_dimension=ir.IntegerAttr.get(ir.IntegerType.get_signless(64), axis))
+    line = _create(
+        "stablehlo.iota", type_, [], iota_dimension=ir.IntegerAttr.get(ir.IntegerType.get_signless(64), axis)
+    )
     if start is None:
         return line
     element = ir.RankedTensorType(type_).element_type
