@@ -17,6 +17,7 @@ with such indexes have to stay below; `specialize` makes arguments of those that
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Witnesses:
     @property
     def floor(self) -> int:
         """The smallest number that stands for a symbol."""
-        return min(self.symbols.values())
+        return min(self.symbols.values(), default=_BASES[0])
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _candidates(atoms: Sequence[Atom], names: Sequence[str], base: int, salt: in
         for own, attempts in ((_OWN, 4), ((*_OWN, "floordiv"), 16)):
             chosen = [atom for atom in atoms if atom.function in own]
             for attempt in range(attempts):
-                primes = _primes(base // factor + 997 * salt + 211 * attempt)
+                primes = _primes(base // factor + 1777 * salt + 211 * attempt)
                 symbols = {name: next(primes) * factor for name in names}
                 yield Witnesses(symbols, _own_numbers(chosen, symbols, primes, below=bool(attempt % 2)))
 
@@ -156,13 +157,13 @@ def _offset(dividend: Expr, value: int, prime: int) -> int:
 
 
 def _primes(start: int) -> Iterator[int]:
-    """Primes from `start` on, some 1000 apart."""
+    """Primes from `start` on, in growing steps of more than twice `SMALL`: s + 1 is no other symbol and a small number."""
     number = max(start, 2) | 1
-    while True:
+    for step in itertools.count(1):
         while not _is_prime(number):
             number += 2
         yield number
-        number += 1018
+        number += 4 * SMALL + 314 * step * step
 
 
 @functools.lru_cache(maxsize=1 << 16)
