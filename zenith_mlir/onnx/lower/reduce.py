@@ -31,7 +31,7 @@ def _reduce(walk: Walk, op: ir.Operation) -> Sequence[View]:
     kind = reduction(op)
     if kind not in REDUCTIONS:
         raise NotConvertible("a reduction is converted where it adds, multiplies, takes the extreme or joins booleans")
-    if kind == "stablehlo.and" and _is_neutral(walk, op.operands[1], kind, walk.view(op.operands[0]).dtype):
+    if kind == "stablehlo.and" and is_neutral(walk, op.operands[1], kind, walk.view(op.operands[0]).dtype):
         found = in_bounds(walk, op)
         if found is not None:
             return [found]
