@@ -74,6 +74,23 @@ def _parser() -> argparse.ArgumentParser:
         help="type of the next argument; repeatable",
     )
     parser.add_argument("-o", dest="output", metavar="OUT", help="write here instead of printing")
+    onnx = parser.add_argument_group("ONNX", 'arguments of main become inputs; needs pip install "zenith_mlir[onnx]"')
+    onnx.add_argument("--to-onnx", action="store_true", help="convert to an ONNX model, written to OUT")
+    onnx.add_argument("--opset", type=int, metavar="N", help="17 to 24 (default: 23)")
+    onnx.add_argument(
+        "--params", metavar="FILE.npz", help="values of arguments by their names, which become weights of the model"
+    )
+    onnx.add_argument(
+        "--weights", choices=("initializer", "external", "input"), help="in OUT (default), in OUT.data, or as inputs"
+    )
+    onnx.add_argument("--pass-pipeline", metavar="PASSES", help="passes to run before (default: onnx)")
+    onnx.add_argument(
+        "--fused",
+        choices=("measured", "always", "never"),
+        help="ONNX's fused operators where measured to be no slower (default), always, or never",
+    )
+    onnx.add_argument("--validate", action="store_true", help="run it on onnxruntime beside XLA, on random inputs")
+    onnx.add_argument("--report", action="store_true", help="say on standard error what was written")
     return parser
 
 
@@ -84,9 +101,12 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         raise ZenithError("--arg describes the arguments of a function; say which with --trace module:function")
     if options.version != "current" and options.to != "portable":
         raise ZenithError(f"only a portable artifact has a version; --version={options.version} needs --to=portable")
+    _check_onnx(options)
     serialize.check_writable(options.output)
     progress(f"tracing {options.trace}" if options.trace else f"reading {options.file}")
     module = _trace(options.trace, options.args) if options.trace else _read(options.file)
+    if options.to_onnx:
+        return _write_onnx(module, options, progress)
     progress("writing")
     content = _content(module, options)
     if options.output and options.output != "-":
@@ -94,6 +114,37 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
+    return 0
+
+
+_ONNX = ("opset", "params", "weights", "pass_pipeline", "fused", "validate", "report")
+
+
+def _check_onnx(options: argparse.Namespace) -> None:
+    if not options.to_onnx:
+        given = [f"--{name.replace('_', '-')}" for name in _ONNX if getattr(options, name)]
+        if given:
+            raise ZenithError(f"{', '.join(given)} belongs to --to-onnx")
+    elif options.to != "text" or options.print_debuginfo:
+        raise ZenithError("--to-onnx writes an ONNX model; leave --to and --print-debuginfo away")
+    elif options.output in (None, "-"):
+        raise ZenithError("an ONNX model is written to a file; name it with -o model.onnx")
+
+
+def _write_onnx(module: Module, options: argparse.Namespace, progress: Progress) -> int:
+    from zenith_mlir.onnx.export import export_module
+    from zenith_mlir.onnx.options import Options
+    from zenith_mlir.onnx.weights import read_weights
+
+    progress("converting to ONNX")
+    chosen = Options(
+        options.opset or 23, options.weights or "initializer", options.pass_pipeline or "default",
+        fused=options.fused or "measured",
+    )  # fmt: skip
+    weights = read_weights(options.params) if options.params else None
+    export = export_module(module, options.output, chosen, named=weights, validate=options.validate)
+    if options.report:
+        print(export.report, file=sys.stderr)
     return 0
 
 

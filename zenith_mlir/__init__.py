@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from zenith_mlir.module import Module as Module
     from zenith_mlir.module import load as load
     from zenith_mlir.module import trace as trace
+    from zenith_mlir.onnx.export import OnnxExport as OnnxExport
+    from zenith_mlir.onnx.export import export_onnx as export_onnx
+    from zenith_mlir.onnx.validate import validate_onnx as validate_onnx
     from zenith_mlir.registry import Pass as Pass
     from zenith_mlir.registry import option as option
     from zenith_mlir.registry import register as register
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Module": "module",
+    "OnnxExport": "onnx.export",
     "Pass": "registry",
     "PassContext": "context",
     "PassError": "errors",
@@ -46,16 +50,18 @@ _HOMES = {
     "ZenithWarning": "rewriting",
     "checkpoint": "remat.checkpoint",
     "checkpoint_sequential": "remat.sequential",
+    "export_onnx": "onnx.export",
     "jit": "hook",
     "load": "module",
     "option": "registry",
     "register": "registry",
     "set_pipeline": "hook",
     "trace": "module",
+    "validate_onnx": "onnx.validate",
 }
 # `pipeline` is a module that can be called: `zenith.pipeline("default")` and `zenith_mlir.pipeline.Pipeline`
 # are both it.
-_SUBMODULES = ("certify", "memory", "ops", "pipeline", "precision")
+_SUBMODULES = ("certify", "memory", "onnx", "ops", "pipeline", "precision")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

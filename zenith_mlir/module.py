@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxlib.mlir import ir
 
 from zenith_mlir.context import Numerics, PassContext
-from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir import serialize
 from zenith_mlir.ir.context import make_context
 from zenith_mlir.pipeline import Pipeline
@@ -20,6 +19,7 @@ from zenith_mlir.target import Target
 if TYPE_CHECKING:
     from zenith_mlir.ir.executable import Executable
     from zenith_mlir.ir.signature import InputSpec
+    from zenith_mlir.onnx.export import OnnxExport
 
 __all__ = ["Module", "load", "trace"]
 
@@ -112,13 +112,34 @@ class Module:
 
         return compile_module(self, target)
 
-    def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the module as an ONNX model.
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        params: Any = None,
+        weights: Literal["initializer", "external", "input"] = "initializer",
+        opset: int = 23,
+        passes: str = "default",
+        validate: bool = False,
+        **options: Any,
+    ) -> OnnxExport:
+        """Write the module as an ONNX model; its arguments become inputs.
+
+        Args:
+          path: the file; None only makes the model.
+          params: a pytree of arrays, whose leaves are the first arguments of `main` and become weights.
+          weights, opset, passes: as in `zenith_mlir.onnx.options.Options`, of which `options` are the other fields.
+          validate: run the model on onnxruntime beside XLA, on random inputs, before it is put in its place.
 
         Raises:
-            ZenithError: always; this version has no converter.
+            Unconvertible: with everything that ONNX has no form of, at once. Nothing is written.
+            ZenithError: for what else does not go; `zenith_mlir.onnx.export_onnx` says more.
         """
-        raise ZenithError(f"{os.fspath(path)} is not written: this version of zenith_mlir has no ONNX converter")
+        from zenith_mlir.onnx.export import export_module
+        from zenith_mlir.onnx.options import Options
+
+        chosen = Options(opset=opset, weights=weights, passes=passes, **options)
+        return export_module(self, path, chosen, params, validate=validate)
 
     def __str__(self) -> str:
         return self.text()
@@ -142,13 +163,18 @@ def load(source: str | bytes | os.PathLike[str]) -> Module:
 
 
 def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Module:
-    """The module of a JAX function for arguments like these (arrays or `jax.ShapeDtypeStruct`), with source
-    locations.
+    """The module of a JAX function for arguments like these (arrays or `jax.ShapeDtypeStruct`, also of symbolic
+    dimensions), with source locations.
 
     Its `main` takes every array of the arguments, used or not. `fn` may be jitted already: its static arguments are
     then respected, and arguments that it does not use are dropped as jax.jit drops them.
     """
     import jax
 
+    from zenith_mlir.ir.dimensions import state_dimensions
+
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn, keep_unused=True)
-    return Module(jitted.lower(*args, **kwargs).compiler_ir("stablehlo"))
+    lowered = jitted.lower(*args, **kwargs)
+    module = lowered.compiler_ir("stablehlo")
+    state_dimensions(module, jax.tree.leaves(lowered.in_avals))
+    return Module(module)

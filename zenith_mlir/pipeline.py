@@ -35,6 +35,7 @@ PIPELINES: Mapping[str, str] = {
     "prepare": "inline-calls,simplify",
     "raise": "prepare,raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax",
     "default": "raise,raise-matmul,lower-kernels",
+    "onnx": "raise,fold-batchnorm",
     "default-bf16": "raise,cast-precision,raise-matmul,lower-kernels",
 }
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from jaxlib.mlir import ir
 
 from zenith_mlir.ir.facts import (
-    blocks,
     defining_op,
     element_type,
     enclosing,
@@ -25,7 +24,7 @@ from zenith_mlir.ir.facts import (
 )
 from zenith_mlir.ir.loops import Loop
 from zenith_mlir.ir.marks import mark, mark_of
-from zenith_mlir.ir.signature import main_function
+from zenith_mlir.ir.signature import main_function, update_signature
 from zenith_mlir.ir.stacks import add_stacks
 
 __all__ = ["Probe", "Values", "add_outputs", "find", "mark_values", "rewire", "sources", "unseen"]
@@ -212,7 +211,7 @@ def rewire(
             replacement = change(value, _row(given, _loops_around(value), value.type))
         for user, number in before:
             user.operands[number] = replacement
-    _set_signature(main)
+    update_signature(main)
     return dict(values)
 
 
@@ -255,7 +254,7 @@ def add_outputs(module: ir.Module, values: Values) -> None:
     with ir.InsertionPoint(terminator), terminator.location:
         ir.Operation.create(terminator.name, operands=[*terminator.operands, *(outside[probe] for probe in values)])
     terminator.erase()
-    _set_signature(main)
+    update_signature(main)
 
 
 def _stacked(values: Values) -> dict[Probe, ir.Value]:
@@ -271,15 +270,3 @@ def _stacked(values: Values) -> dict[Probe, ir.Value]:
             wide = add_stacks(Loop(op), [current[probe] for probe in probes])
             current.update(zip(probes, list(wide.op.results)[own:], strict=True))
     return current
-
-
-def _set_signature(main: ir.Operation) -> None:
-    """Write the type of `main` anew from what it takes and returns now."""
-    (block,) = blocks(main)
-    arguments = [argument.type for argument in block.arguments]
-    results = [operand.type for operand in list(block.operations)[-1].operation.operands]
-    main.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(arguments, results))
-    for name, types in (("arg_attrs", arguments), ("res_attrs", results)):
-        if name in main.attributes:
-            known = list(ir.ArrayAttr(main.attributes[name]))
-            main.attributes[name] = ir.ArrayAttr.get(known + [ir.DictAttr.get({})] * (len(types) - len(known)))

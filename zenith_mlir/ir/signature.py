@@ -11,7 +11,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.errors import ZenithError
 
-__all__ = ["InputSpec", "argument_attributes", "input_specs", "main_function", "numpy_dtype"]
+__all__ = ["InputSpec", "argument_attributes", "input_specs", "main_function", "numpy_dtype", "update_signature"]
 
 _DTYPES = {
     "i1": "bool",
@@ -88,6 +88,18 @@ def argument_attributes(function: ir.Operation) -> list[ir.DictAttr]:
     if "arg_attrs" not in function.attributes:
         return []
     return [ir.DictAttr(each) for each in ir.ArrayAttr(function.attributes["arg_attrs"])]
+
+
+def update_signature(main: ir.Operation) -> None:
+    """Write the type of a function anew from what it takes and returns now; new arguments and results come last."""
+    block = main.regions[0].blocks[0]
+    arguments = [argument.type for argument in block.arguments]
+    results = [operand.type for operand in list(block.operations)[-1].operation.operands]
+    main.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(arguments, results))
+    for name, types in (("arg_attrs", arguments), ("res_attrs", results)):
+        if name in main.attributes:
+            known = list(ir.ArrayAttr(main.attributes[name]))
+            main.attributes[name] = ir.ArrayAttr.get(known + [ir.DictAttr.get({})] * (len(types) - len(known)))
 
 
 def _spec(argument: ir.BlockArgument, index: int) -> InputSpec:

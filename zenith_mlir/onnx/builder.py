@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as oir
 
+from zenith_mlir.onnx.options import Fused
 from zenith_mlir.onnx.runtime_kernels import compute_type
 from zenith_mlir.onnx.sizes import Sizes, StaticSizes
 
@@ -34,13 +36,19 @@ class Builder:
     """Emits nodes for one opset.
 
     `sizes` says what the sizes of the program mean: numbers, or expressions of symbolic dimensions. `notes` collects
-    what a user should know of the conversion.
+    what a user should know of the conversion, `domains` the versions of operator domains other than ONNX's own,
+    `fused_ops` how often a zenith op became an operator. `fused` and `microsoft` are those of the options: with "always"
+    fused operators have the type of the program, whether onnxruntime's CPU has a kernel for it or not.
     """
 
     opset: int
     sizes: Sizes = field(default_factory=StaticSizes)
+    fused: Fused = "measured"
+    microsoft: bool = False
     notes: dict[str, None] = field(default_factory=dict)
     origin: Origin = Origin()
+    domains: dict[str, int] = field(default_factory=dict)
+    fused_ops: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.graph = oir.Graph([], [], nodes=[], name="main")
@@ -193,6 +201,17 @@ class Builder:
         emit = lambda: self.nodes("Transpose", [value], [(_dtype(value), target)], perm=permutation)[0]  # noqa: E731
         return self._once(("T", value, *permutation), emit)
 
+    def reverse(self, value: oir.Value, axes: Sequence[int]) -> oir.Value:
+        """The elements along `axes` in the opposite order."""
+        axes, shape = [axis for axis in axes if self.shape(value)[axis] != 1], self.shape(value)
+        if not axes:
+            return value
+        if self._foldable(value):
+            return self._fold(value, ("F", *axes), shape, lambda array: np.flip(array, tuple(axes)))
+        ends = [self.ints([bound] * len(axes)) for bound in (-1, np.iinfo(np.int64).min)]
+        operands = [*ends, self.ints(axes), self.ints([-1] * len(axes))]
+        return self._once(("F", value, *axes), lambda: self.op("Slice", value, *operands, shape=shape))
+
     def reshape(self, value: oir.Value, shape: Sequence[int]) -> oir.Value:
         old, new = self.shape(value), tuple(shape)
         if old == new:
@@ -262,6 +281,15 @@ class Builder:
             self.graph = outer
             self._arranged.pop()
 
+    @contextlib.contextmanager
+    def in_main(self) -> Iterator[None]:
+        """Nodes go into the main graph, before whatever holds the current one."""
+        inner, self.graph = self.graph, self.main
+        try:
+            yield
+        finally:
+            self.graph = inner
+
     def set_outputs(self, graph: oir.Graph, values: Sequence[oir.Value]) -> None:
         """Make `values` the outputs of the current subgraph; each has to be computed by a node in it, and only once."""
         for value in values:
@@ -286,6 +314,3 @@ def _inserted_ones(old: Sequence[int], new: Sequence[int]) -> list[int] | None:
         else:
             return None
     return None if rest else inserted
-
-
-_Attributes = Mapping[str, Any]

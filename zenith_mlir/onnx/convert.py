@@ -29,11 +29,24 @@ class NotConvertible(ZenithError):
     """An operation that has no ONNX form; the message says why, without a location."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """An operation that was not converted, why, and the user's line that it comes from."""
+
+    op: str
+    reason: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.line or '<unknown>'}: {self.op}: {self.reason}"
+
+
 @dataclass
 class Walk:
     """Values of the program seen so far, and where nodes go.
 
-    Lowering functions read operands with `walk.view(op.operands[0])` and return views of the results.
+    Lowering functions read operands with `walk.view(op.operands[0])` and return views of the results. What they refuse
+    is collected, so that a user hears of everything at once.
     """
 
     builder: Builder
@@ -41,6 +54,7 @@ class Walk:
     functions: Mapping[str, ir.Operation] = field(default_factory=dict)
     views: dict[ir.Value, View] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
+    refusals: list[Refusal] = field(default_factory=list)
 
     def view(self, value: ir.Value) -> View:
         return self.views[value]
@@ -69,16 +83,32 @@ class Walk:
         return [self.views[value] for value in terminator.operands]
 
     def convert(self, op: ir.Operation) -> None:
-        lowering = self.table.get(op.name)
-        if lowering is None:
-            raise NotConvertible(f"{op.name} has no ONNX form")
         outer = self.builder.origin
         self.builder.origin = _origin(op, next(self.numbers))
-        for result, view in zip(op.results, lowering(self, op), strict=True):
+        try:
+            views = self._lowered(op)
+        except NotConvertible as refusal:
+            self.refusals.append(Refusal(_called(op), str(refusal), self.builder.origin.line))
+            views = [self._nothing(result) for result in op.results]
+        for result, view in zip(op.results, views, strict=True):
             if view.shape != shape(result):
                 raise AssertionError(f"{op.name}: a view of {view.shape} for {result.type}")
             self.views[result] = view
         self.builder.origin = outer
+
+    def _lowered(self, op: ir.Operation) -> Sequence[View]:
+        lowering = self.table.get(op.name)
+        if lowering is None:
+            raise NotConvertible(_WHY.get(op.name, "there is no ONNX form of it"))
+        return lowering(self, op)
+
+    def _nothing(self, result: ir.Value) -> View:
+        """Stands for the result of a refused operation, so that the walk can go on."""
+        try:
+            dtype = onnx_type(result)
+        except ZenithError:
+            dtype = oir.DataType.FLOAT
+        return View.of(self.builder.value(dtype, shape(result)), shape(result))
 
 
 def onnx_type(value: ir.Value) -> oir.DataType:
@@ -92,6 +122,27 @@ def onnx_type(value: ir.Value) -> oir.DataType:
         return oir.DataType.from_numpy(dtype)
     except TypeError:
         raise NotConvertible(f"ONNX has no element type {dtype}") from None
+
+
+def _called(op: ir.Operation) -> str:
+    """The name of an operation, and of what a custom_call calls."""
+    if op.name != "stablehlo.custom_call":
+        return str(op.name)
+    return f"custom_call @{ir.StringAttr(op.attributes['call_target_name']).value}"
+
+
+_COLLECTIVE = "ONNX models run on one device; trace the function without sharding and without shard_map"
+_HOST = "a running ONNX model does not talk to the host; remove callbacks, infeed and outfeed"
+_WHY = {
+    **{
+        f"stablehlo.{name}": _COLLECTIVE
+        for name in (
+            "all_gather", "all_reduce", "all_to_all", "collective_broadcast", "collective_permute", "partition_id",
+            "reduce_scatter", "replica_id",
+        )
+    },
+    **{f"stablehlo.{name}": _HOST for name in ("infeed", "outfeed", "send", "recv", "create_token", "after_all")},
+}  # fmt: skip
 
 
 def _origin(op: ir.Operation, number: int) -> Origin:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import onnx_ir as oir
 import onnx_ir.passes.common as clean_up
 from jaxlib.mlir import ir
@@ -19,82 +18,107 @@ from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder
-from zenith_mlir.onnx.convert import Walk, onnx_type
+from zenith_mlir.onnx.convert import Refusal, Walk, onnx_type
+from zenith_mlir.onnx.identities import drop_identities
+from zenith_mlir.onnx.layouts import stored_permutation
+from zenith_mlir.onnx.options import Options
+from zenith_mlir.onnx.program import Weight
 from zenith_mlir.onnx.sizes import Sizes, StaticSizes
 from zenith_mlir.onnx.table import LOWERINGS
 from zenith_mlir.onnx.view import View
 
-__all__ = ["IR_VERSIONS", "OPSETS", "Interface", "build_model"]
+__all__ = ["Interface", "Unconvertible", "build_model"]
 
 # The oldest version of the file format that has the opset (onnx/docs/Versioning.md).
-IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
-OPSETS = tuple(IR_VERSIONS)
+_IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
+
+
+class Unconvertible(ZenithError):
+    """Operations of a module that have no ONNX form, all of them; nothing was written."""
+
+    def __init__(self, refusals: Sequence[Refusal]):
+        self.refusals = tuple(refusals)
+        counts = Counter(map(str, refusals))
+        lines = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in counts.items()]
+        super().__init__("\n".join([f"{len(refusals)} operations have no ONNX form:", *lines]))
 
 
 @dataclass(frozen=True)
 class Interface:
     """What is outside of the graph: which arguments of main are inputs, which are weights, and what all are called.
 
-    `inputs` are names by the index of the argument, `weights` names and arrays, `computed` sizes that main takes as
-    values; an argument in none of them is an input called as JAX calls it.
+    By the index of the argument: `inputs` have names, `computed` the sizes that main takes as values. An argument in
+    none of the three is an input called `arg` and its index.
     """
 
     inputs: Mapping[int, str] = field(default_factory=dict)
-    weights: Mapping[int, tuple[str, Any]] = field(default_factory=dict)
-    computed: Mapping[int, int] = field(default_factory=dict)
+    weights: Mapping[int, Weight] = field(default_factory=dict)
+    computed: Mapping[int, Callable[[Builder], oir.Value]] = field(default_factory=dict)
     outputs: Sequence[str] = ()
 
 
 def build_model(
-    module: Module, interface: Interface, opset: int = 23, sizes: Sizes | None = None
+    module: Module, interface: Interface, options: Options | None = None, sizes: Sizes | None = None
 ) -> tuple[oir.Model, Builder]:
-    """The model of `module`, in which every operation has a lowering, and the builder with its notes.
+    """The model of `module`, and the builder with its notes.
 
     Raises:
-        NotConvertible: for an operation that cannot be converted.
-        ZenithError: for an opset that is not in `OPSETS`, or names that clash.
+        Unconvertible: for operations that cannot be converted; it holds all of them.
+        ZenithError: for names that clash, and layouts that do not fit.
     """
-    if opset not in IR_VERSIONS:
-        raise ZenithError(f"opset {opset} is none that can be written; there are {OPSETS[0]} to {OPSETS[-1]}")
-    builder = Builder(opset, sizes or StaticSizes())
+    options = options or Options()
+    builder = Builder(options.opset, sizes or StaticSizes(), options.fused, options.microsoft)
     with module.context:
         main = main_function(module.ir)
         walk = Walk(builder, LOWERINGS, functions(module.operation))
         block = main.regions[0].blocks[0]
-        results = walk.block(block, _arguments(builder, block, interface))
-        _set_outputs(builder, results, interface.outputs)
-    builder.main.opset_imports.update({"": opset})
+        results = walk.block(block, _arguments(builder, block, interface, options))
+        if walk.refusals:
+            raise Unconvertible(walk.refusals)
+        _set_outputs(builder, results, interface.outputs, options)
+    builder.main.opset_imports.update({"": options.opset, **builder.domains})
     model = oir.Model(
-        builder.main, ir_version=IR_VERSIONS[opset], producer_name="zenith_mlir", producer_version=__version__
+        builder.main, ir_version=_IR_VERSIONS[options.opset], producer_name="zenith_mlir", producer_version=__version__
     )
     _clean(model)
     return model, builder
 
 
-def _arguments(builder: Builder, block: ir.Block, interface: Interface) -> list[View]:
-    return [_argument(builder, argument, index, interface) for index, argument in enumerate(block.arguments)]
+def _arguments(builder: Builder, block: ir.Block, interface: Interface, options: Options) -> list[View]:
+    """Sizes that main takes as values come last: they are computed from the shapes of the inputs."""
+    found: dict[int, View] = {}
+    for i in sorted(range(len(block.arguments)), key=lambda i: i in interface.computed):
+        found[i] = _argument(builder, block.arguments[i], i, interface, options)
+    return [found[i] for i in range(len(found))]
 
 
-def _argument(builder: Builder, argument: ir.BlockArgument, index: int, interface: Interface) -> View:
+def _argument(builder: Builder, argument: ir.BlockArgument, index: int, interface: Interface, options: Options) -> View:
     dims, dtype = shape(argument), onnx_type(argument)
     if index in interface.computed:
-        size = builder.cast(builder.dims([interface.computed[index]]), dtype)
-        return View.of(builder.reshape(size, dims), dims)
+        size = interface.computed[index](builder)
+        return View.of(builder.reshape(builder.cast(size, dtype), dims), dims)
     if index in interface.weights:
-        name, array = interface.weights[index]
-        tensor = _weight(array, dtype, dims, name)
-        return View.of(builder.initializer(tensor, name, shared=len(users(argument)) > 1), dims)
-    value = builder.value(dtype, dims, interface.inputs.get(index, f"arg{index}"))
+        weight = interface.weights[index]
+        tensor = _tensor(weight, dtype, dims)
+        return View.of(builder.initializer(tensor, weight.name, shared=len(users(argument)) > 1), dims)
+    name = interface.inputs.get(index, f"arg{index}")
+    permutation = stored_permutation(options.layouts, name, dims)
+    value = builder.value(dtype, [dims[d] for d in permutation], name)
     builder.main.inputs.append(value)
-    return View.of(value, dims)
+    stored = View.of(value, [dims[d] for d in permutation])
+    view = stored.transposed([permutation.index(d) for d in range(len(dims))])
+    builder.sizes.bind(index, view)
+    return view
 
 
-def _weight(array: Any, dtype: oir.DataType, dims: Sequence[int], name: str) -> oir.TensorProtocol:
+def _tensor(weight: Weight, dtype: oir.DataType, dims: Sequence[int]) -> oir.TensorProtocol:
     """A tensor that asks for the elements when they are written: weights may be larger than memory."""
-    return oir.LazyTensor(lambda: oir.Tensor(np.asarray(array), dtype, name=name), dtype, oir.Shape(dims), name=name)
+    return oir.LazyTensor(
+        lambda: oir.Tensor(weight.array(), dtype, name=weight.name), dtype, oir.Shape(dims), name=weight.name
+    )
 
 
-def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str]) -> None:
+def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str], options: Options) -> None:
     names = names or [f"output_{i}" for i in range(len(results))]
     taken = {value.name for value in builder.main.inputs} | set(builder.main.initializers)
     clash = next((name for name in names if name in taken), None)
@@ -102,7 +126,8 @@ def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str]
         raise ZenithError(
             f"the output name {clash or names} is given twice; inputs, weights and outputs share one space"
         )
-    for view, name in zip(results, names, strict=True):
+    for result, name in zip(results, names, strict=True):
+        view = result.transposed(stored_permutation(options.layouts, name, result.shape))
         value = dense(builder, view)
         # An output is computed by a node of its own: it may be an input, a constant, or another output.
         output = builder.nodes("Identity", [value], [(view.dtype, view.shape)])[0]
@@ -111,8 +136,8 @@ def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str]
 
 
 def _clean(model: oir.Model) -> None:
+    drop_identities(model)
     passes = [
-        clean_up.IdentityEliminationPass(),
         clean_up.RemoveUnusedNodesPass(),
         clean_up.CommonSubexpressionEliminationPass(),
         clean_up.RemoveUnusedNodesPass(),

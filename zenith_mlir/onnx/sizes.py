@@ -9,12 +9,16 @@ import onnx_ir as oir
 
 if TYPE_CHECKING:
     from zenith_mlir.onnx.builder import Builder
+    from zenith_mlir.onnx.view import View
 
 __all__ = ["Sizes", "StaticSizes"]
 
 
 class Sizes(Protocol):
     """Between the sizes of the program, all numbers, and the shapes of the file."""
+
+    def bind(self, index: int, view: View) -> None:
+        """Argument `index` of main is this view of an input of the file."""
 
     def named(self, shape: Sequence[int]) -> list[int | str]:
         """As the file states a shape: symbolic sizes by their expression."""
@@ -33,6 +37,9 @@ class Sizes(Protocol):
 
 class StaticSizes:
     """A program without symbolic dimensions."""
+
+    def bind(self, index: int, view: View) -> None:
+        pass
 
     def named(self, shape: Sequence[int]) -> list[int | str]:
         return list(shape)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from zenith_mlir.onnx.convert import Lowering
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
+from zenith_mlir.onnx.lower.convolution import CONVOLUTION
+from zenith_mlir.onnx.lower.custom_call import CUSTOM_CALL
 from zenith_mlir.onnx.lower.dot import DOT
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
+from zenith_mlir.onnx.lower.mean import MEAN
+from zenith_mlir.onnx.lower.pool import POOL
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.scatter import SCATTER
 from zenith_mlir.onnx.lower.shape import SHAPE
@@ -19,9 +23,13 @@ __all__ = ["LOWERINGS"]
 LOWERINGS: dict[str, Lowering] = {
     **COMPOSITE,
     **CONTROL,
+    **CUSTOM_CALL,
+    **CONVOLUTION,
     **DOT,
     **ELEMENTWISE,
     **GATHER,
+    **MEAN,
+    **POOL,
     **REDUCE,
     **SCATTER,
     **SHAPE,

@@ -15,9 +15,10 @@ __all__ = ["COMPOSITE"]
 
 
 def _composite(walk: Walk, op: ir.Operation) -> Sequence[View]:
-    fused = FUSED.get(composite_name(op))
+    fused = FUSED.get(composite_name(op)) if walk.builder.fused != "never" else None
     found = fused(walk, op) if fused is not None else None
     if found is not None:
+        walk.builder.fused_ops[composite_name(op)] += 1
         return found
     block = walk.functions[decomposition_name(op)].regions[0].blocks[0]
     return walk.block(block, [walk.view(value) for value in op.operands])

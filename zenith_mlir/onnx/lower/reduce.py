@@ -20,7 +20,7 @@ from zenith_mlir.onnx.lower.number import is_float
 from zenith_mlir.onnx.lower.reduce_node import reduce_node
 from zenith_mlir.onnx.view import View
 
-__all__ = ["REDUCE", "reduce_axes"]
+__all__ = ["REDUCE", "REDUCTIONS", "combine", "is_neutral", "neutral", "reduce_axes", "with_init"]
 
 _D = oir.DataType
 
@@ -29,19 +29,23 @@ def _reduce(walk: Walk, op: ir.Operation) -> Sequence[View]:
     if len(op.operands) > 2:
         return arg_extreme(walk, op)
     kind = reduction(op)
-    if kind not in _REDUCTIONS:
+    if kind not in REDUCTIONS:
         raise NotConvertible("a reduction is converted where it adds, multiplies, takes the extreme or joins booleans")
-    if kind == "stablehlo.and" and _is_neutral(walk, op.operands[1], kind, walk.view(op.operands[0]).dtype):
+    if kind == "stablehlo.and" and is_neutral(walk, op.operands[1], kind, walk.view(op.operands[0]).dtype):
         found = in_bounds(walk, op)
         if found is not None:
             return [found]
     view = walk.view(op.operands[0])
     reduced = reduce_axes(walk.builder, kind, view, int_list(op, "dimensions"))
-    if _is_neutral(walk, op.operands[1], kind, view.dtype):
-        return [reduced]
-    init = walk.view(op.operands[1])
-    init = View(init.value, (None,) * reduced.rank, reduced.shape)
-    return [elementwise(walk.builder, _COMBINE[kind](view.dtype), reduced, init)]
+    return [with_init(walk, reduced, op.operands[1], kind)]
+
+
+def with_init(walk: Walk, reduced: View, init: ir.Value, kind: str) -> View:
+    """Combined with the initial value, unless that changes nothing."""
+    if is_neutral(walk, init, kind, reduced.dtype):
+        return reduced
+    start = View(walk.view(init).value, (None,) * reduced.rank, reduced.shape)
+    return elementwise(walk.builder, combine(kind, reduced.dtype), reduced, start)
 
 
 def reduce_axes(builder: Builder, kind: str, view: View, dimensions: Sequence[int]) -> View:
@@ -50,7 +54,7 @@ def reduce_axes(builder: Builder, kind: str, view: View, dimensions: Sequence[in
         view = stored_view(builder, view, dimensions)
     axes = [axis for d in dimensions if (axis := view.axes[d]) is not None]
     stored = [1 if axis in axes else size for axis, size in enumerate(builder.shape(view.value))]
-    value = _REDUCTIONS[kind](builder, view.value, axes, stored) if axes else view.value
+    value = REDUCTIONS[kind](builder, view.value, axes, stored) if axes else view.value
     kept = [d for d in range(view.rank) if d not in dimensions]
     return View(value, tuple(view.axes[d] for d in kept), tuple(view.shape[d] for d in kept))
 
@@ -108,7 +112,7 @@ def _only_booleans(op_type: str) -> _Reducer:
     return reduce
 
 
-_REDUCTIONS: dict[str, _Reducer] = {
+REDUCTIONS: dict[str, _Reducer] = {
     "stablehlo.add": _typed(_plain("ReduceSum"), _boolean("ReduceMax")),
     "stablehlo.multiply": _typed(_plain("ReduceProd"), _boolean("ReduceMin")),
     "stablehlo.maximum": _extreme("ReduceMax", "ReduceMax"),
@@ -117,6 +121,11 @@ _REDUCTIONS: dict[str, _Reducer] = {
     "stablehlo.or": _only_booleans("ReduceMax"),
     "stablehlo.xor": _only_booleans("ReduceSum"),
 }
+
+
+def combine(kind: str, dtype: oir.DataType) -> str:
+    """The ONNX operator that joins two elements."""
+    return _COMBINE[kind](dtype)
 
 
 def _combining(numbers: str, booleans: str) -> Callable[[oir.DataType], str]:
@@ -134,18 +143,27 @@ _COMBINE = {
 }
 
 
-def _is_neutral(walk: Walk, init: ir.Value, kind: str, dtype: oir.DataType) -> bool:
+def is_neutral(walk: Walk, init: ir.Value, kind: str, dtype: oir.DataType) -> bool:
     known = walk.builder.array(walk.view(init).value)
-    if known is None:
-        return False
-    number, numpy = known.reshape(()), dtype.numpy()
+    return known is not None and bool(known.reshape(()) == neutral(kind, dtype))
+
+
+def neutral(kind: str, dtype: oir.DataType) -> Any:
+    """The number that the operation `kind` leaves others as they are with."""
     if kind in ("stablehlo.maximum", "stablehlo.minimum"):
-        low, high = (-math.inf, math.inf) if is_float(dtype) else _limits(numpy)
-        return bool(number == (low if kind == "stablehlo.maximum" else high))
-    return bool(number == _NEUTRAL[kind])
+        low, high = (-math.inf, math.inf) if is_float(dtype) else _limits(dtype.numpy())
+        return low if kind == "stablehlo.maximum" else high
+    return _NEUTRAL[kind]
 
 
-_NEUTRAL = {"stablehlo.add": 0, "stablehlo.multiply": 1, "stablehlo.and": 1, "stablehlo.or": 0, "stablehlo.xor": 0}
+_NEUTRAL = {
+    "stablehlo.add": 0,
+    "stablehlo.multiply": 1,
+    "stablehlo.and": 1,
+    "stablehlo.or": 0,
+    "stablehlo.xor": 0,
+    "logaddexp": -math.inf,
+}
 
 
 def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:

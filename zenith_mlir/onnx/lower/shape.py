@@ -15,9 +15,7 @@ from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Lowering, Walk, onnx_type
 from zenith_mlir.onnx.view import View
 
-__all__ = ["SHAPE", "concatenate", "pad_axes", "slice_axes"]
-
-_INT64 = np.iinfo(np.int64)
+__all__ = ["SHAPE", "concatenate", "pad_axes", "slice_axes", "spread"]
 
 
 def _constant(walk: Walk, op: ir.Operation) -> Sequence[View]:
@@ -92,11 +90,7 @@ def slice_axes(
 def _reverse(walk: Walk, op: ir.Operation) -> Sequence[View]:
     builder, view = walk.builder, walk.view(op.operands[0])
     axes = [axis for d in int_list(op, "dimensions") if (axis := view.axes[d]) is not None]
-    if not axes:
-        return [view]
-    ends = [builder.ints([bound] * len(axes)) for bound in (-1, _INT64.min)]
-    operands = [*ends, builder.ints(axes), builder.ints([-1] * len(axes))]
-    return [view.with_value(builder.op("Slice", view.value, *operands, shape=builder.shape(view.value)))]
+    return [view.with_value(builder.reverse(view.value, axes))]
 
 
 def _concatenate(walk: Walk, op: ir.Operation) -> Sequence[View]:
@@ -140,8 +134,7 @@ def _pad(walk: Walk, op: ir.Operation) -> Sequence[View]:
         view = View.of(dense(builder, view), view.shape)
     value = view.value
     for d in changed:
-        if interior[d] and view.shape[d] > 1:
-            value = _spread(builder, value, view.axes[d] or 0, interior[d], fill)
+        value = spread(builder, value, view.axes[d] or 0, interior[d], fill)
     value = pad_axes(builder, value, [view.axes[d] or 0 for d in changed], [(low[d], high[d]) for d in changed], fill)
     return [View(value, view.axes, shape(op.results[0]))]
 
@@ -161,10 +154,12 @@ def pad_axes(
     return builder.op("Pad", value, builder.dims([*padding[0], *padding[1]]), fill, shape=stored, mode="constant")
 
 
-def _spread(builder: Builder, value: oir.Value, axis: int, interior: int, fill: oir.Value) -> oir.Value:
+def spread(builder: Builder, value: oir.Value, axis: int, interior: int, fill: oir.Value) -> oir.Value:
     """`interior` times `fill` between any two elements of an axis: behind each of them, then the last are cut off."""
     stored = list(builder.shape(value))
     size = stored[axis]
+    if not interior or size < 2:
+        return value
     split = builder.reshape(value, [*stored[: axis + 1], 1, *stored[axis + 1 :]])
     wide = pad_axes(builder, split, [axis + 1], [(0, interior)], fill)
     joined = builder.reshape(wide, [*stored[:axis], size * (1 + interior), *stored[axis + 1 :]])

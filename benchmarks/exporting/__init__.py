@@ -1,0 +1,1 @@
+"""What the benches of the ONNX exporter have in common: benchmarks/onnx_*.py."""

@@ -1,0 +1,34 @@
+"""Calls by name of which the meaning is known: placements, which say where and not what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxlib.mlir import ir
+
+from zenith_mlir.onnx.convert import Lowering, NotConvertible, Walk
+from zenith_mlir.onnx.view import View
+
+__all__ = ["CALLS", "CUSTOM_CALL"]
+
+
+def _same(walk: Walk, op: ir.Operation) -> Sequence[View]:
+    return [walk.view(value) for value in op.operands]
+
+
+CALLS: dict[str, Lowering] = {
+    "Sharding": _same,
+    "annotate_device_placement": _same,
+}
+
+
+def _custom_call(walk: Walk, op: ir.Operation) -> Sequence[View]:
+    name = str(ir.StringAttr(op.attributes["call_target_name"]).value)
+    if name.startswith("zenith_"):
+        raise NotConvertible("lower-kernels made it of a zenith op; leave that pass out, as passes='default' does")
+    if name not in CALLS:
+        raise NotConvertible("nothing is known of what it calls; write the function in jax.numpy where that can be")
+    return CALLS[name](walk, op)
+
+
+CUSTOM_CALL: dict[str, Lowering] = {"stablehlo.custom_call": _custom_call, "sdy.sharding_constraint": _same}

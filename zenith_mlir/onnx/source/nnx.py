@@ -1,0 +1,36 @@
+"""Flax NNX: modules hold their weights in variables."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+
+from zenith_mlir.onnx.source import names
+from zenith_mlir.onnx.source.model import Model, is_a, refuse_params, signature_of
+
+__all__ = ["recognise"]
+
+
+def recognise(fn: Any, params: Any) -> Model | None:
+    """A module that can be called, or a method of one.
+
+    Weights that two modules share are one parameter. What a call writes into variables is thrown away.
+    """
+    module = fn.__self__ if inspect.ismethod(fn) else fn
+    if not is_a(module, "flax.nnx", "Module"):
+        return None
+    from flax import nnx
+
+    method = fn.__name__ if inspect.ismethod(fn) else "__call__"
+    title = type(module).__name__
+    refuse_params(params, f"the NNX module {title}")
+    graph, state = nnx.split(module)
+    generators = jax.tree_util.tree_leaves_with_path(nnx.split(module, nnx.RngState, ...)[1])
+
+    def call(state: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(nnx.merge(graph, state), method)(*args, **kwargs)
+
+    random = frozenset(names.of_parameters(path) for path, _ in generators)
+    return Model(call, state, signature_of(fn), title, random=random)
