@@ -13,13 +13,14 @@ from onnx.reference import ReferenceEvaluator
 
 from zenith_mlir.module import trace
 from zenith_mlir.onnx.model import Interface, build_model
+from zenith_mlir.onnx.options import Options
 
 __all__ = ["agrees", "convert", "op_types", "run_model", "same"]
 
 
 def convert(fn: Callable[..., Any], *args: Any, opset: int = 23, passes: str = "prepare") -> oir.Model:
     """The model of `fn`; its inputs are the leaves of `args`."""
-    return build_model(trace(fn, *args).run(passes), Interface(), opset)[0]
+    return build_model(trace(fn, *args).run(passes), Interface(), Options(opset=opset))[0]
 
 
 def run_model(model: oir.Model, arrays: list[np.ndarray], reference: bool = False) -> list[np.ndarray]:
