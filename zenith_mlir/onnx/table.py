@@ -15,6 +15,7 @@ from zenith_mlir.onnx.lower.pool import POOL
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.scatter import SCATTER
 from zenith_mlir.onnx.lower.shape import SHAPE
+from zenith_mlir.onnx.lower.sort import SORT
 from zenith_mlir.onnx.lower.types import TYPES
 from zenith_mlir.onnx.lower.update import UPDATE
 
@@ -33,6 +34,7 @@ LOWERINGS: dict[str, Lowering] = {
     **REDUCE,
     **SCATTER,
     **SHAPE,
+    **SORT,
     **TYPES,
     **UPDATE,
 }

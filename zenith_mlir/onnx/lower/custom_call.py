@@ -1,4 +1,4 @@
-"""Calls by name of which the meaning is known: placements, which say where and not what."""
+"""Calls by name of which the meaning is known: placements, which say where and not what, and approximate top k."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jaxlib.mlir import ir
 
 from zenith_mlir.onnx.convert import Lowering, NotConvertible, Walk
+from zenith_mlir.onnx.lower.sort import approx_top_k
 from zenith_mlir.onnx.view import View
 
 __all__ = ["CALLS", "CUSTOM_CALL"]
@@ -17,6 +18,7 @@ def _same(walk: Walk, op: ir.Operation) -> Sequence[View]:
 
 
 CALLS: dict[str, Lowering] = {
+    "ApproxTopK": approx_top_k,
     "Sharding": _same,
     "annotate_device_placement": _same,
 }
