@@ -47,6 +47,9 @@ def compute_type(op_type: str, dtype: oir.DataType, opset: int) -> oir.DataType:
     names = _kernels(op_type, opset)
     if not names or dtype == _D.FLOAT16 or dtype.name in names:
         return dtype
+    if op_type == "Where" and dtype == _D.UINT64:
+        # Other numbers of the same bits: nothing is computed.
+        return _D.INT64
     return next((wider for wider in _WIDER.get(dtype, ()) if wider.name in names), dtype)
 
 

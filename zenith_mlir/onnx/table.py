@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from zenith_mlir.onnx.convert import Lowering
+from zenith_mlir.onnx.lower.bit_counts import BIT_COUNTS
+from zenith_mlir.onnx.lower.bitcasts import BITCASTS
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.convolution import CONVOLUTION
@@ -22,6 +24,8 @@ from zenith_mlir.onnx.lower.update import UPDATE
 __all__ = ["LOWERINGS"]
 
 LOWERINGS: dict[str, Lowering] = {
+    **BITCASTS,
+    **BIT_COUNTS,
     **COMPOSITE,
     **CONTROL,
     **CUSTOM_CALL,

@@ -9,7 +9,7 @@ from jaxlib.mlir import ir
 
 from zenith_mlir.canonical.splats import comparison_direction
 from zenith_mlir.onnx.arrange import elementwise
-from zenith_mlir.onnx.convert import Lowering, Walk, onnx_type
+from zenith_mlir.onnx.convert import Lowering, NotConvertible, Walk, onnx_type
 from zenith_mlir.onnx.lower.integers import INTEGER_OPS
 from zenith_mlir.onnx.lower.number import is_float, splat_view
 from zenith_mlir.onnx.lower.special import SPECIAL, remainder
@@ -20,6 +20,8 @@ __all__ = ["ELEMENTWISE"]
 
 def _direct(op_type: str) -> Lowering:
     def lower(walk: Walk, op: ir.Operation) -> Sequence[View]:
+        if op_type.startswith("Bitwise") and walk.builder.opset < 18:
+            raise NotConvertible(f"integers need opset 18 here; this is opset {walk.builder.opset}")
         return [elementwise(walk.builder, op_type, *(walk.view(value) for value in op.operands))]
 
     return lower

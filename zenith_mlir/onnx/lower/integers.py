@@ -98,12 +98,17 @@ def _logical(walk: Walk, x: View, amount: View, direction: str) -> View:
 
 
 def _shift_right_arithmetic(walk: Walk, op: ir.Operation) -> Sequence[View]:
-    """Of a negative number: the complement of the shifted complement."""
-    x, amount = (walk.view(value) for value in op.operands)
+    """The first bit stays, of unsigned numbers, too. Of a negative number: the complement of the shifted complement."""
+    operand, amount = (walk.view(value) for value in op.operands)
+    x = _cast(walk, operand, SIGNED[BITS[operand.dtype]])
     negative = elementwise(walk.builder, "Less", x, splat_view(walk, 0, x), dtype=_BOOL)
-    complement = elementwise(walk.builder, "BitwiseNot", x)
-    shifted = _logical(walk, _where(walk, negative, complement, x), amount, "RIGHT")
-    return [_where(walk, negative, elementwise(walk.builder, "BitwiseNot", shifted), shifted)]
+    shifted = _logical(walk, _where(walk, negative, _complement(walk, x), x), amount, "RIGHT")
+    return [_cast(walk, _where(walk, negative, _complement(walk, shifted), shifted), operand.dtype)]
+
+
+def _complement(walk: Walk, x: View) -> View:
+    """Every bit the other way round, which is -1 - x; BitwiseNot comes with opset 18."""
+    return elementwise(walk.builder, "Sub", splat_view(walk, -1, x), x)
 
 
 def _cast(walk: Walk, view: View, dtype: oir.DataType) -> View:
