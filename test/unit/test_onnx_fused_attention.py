@@ -114,7 +114,9 @@ def test_edges(name: str, opset: int) -> None:
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_always_keeps_the_type(dtype: Any) -> None:
     model, _ = build_model(
-        zenith.trace(lambda q, k, v: attention(q, k, v), *btnh(dtype=dtype)).run("raise"), Interface(), Options(fused="always")
+        zenith.trace(lambda q, k, v: attention(q, k, v), *btnh(dtype=dtype)).run("raise"),
+        Interface(),
+        Options(fused="always"),
     )
     assert op_types(model) == ["Reshape", "Reshape", "Reshape", "Attention", "Reshape"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from zenith_mlir.onnx.convert import Lowering
+from zenith_mlir.onnx.lower.bias import BIAS
+from zenith_mlir.onnx.lower.clip import CLIP
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.convolution import CONVOLUTION
@@ -28,8 +30,11 @@ LOWERINGS: dict[str, Lowering] = {
     **CONVOLUTION,
     **DOT,
     **ELEMENTWISE,
-    **GATHER,
+    # These read an elementwise operation together with what is before it.
+    **BIAS,
+    **CLIP,
     **MEAN,
+    **GATHER,
     **POOL,
     **REDUCE,
     **SCATTER,
