@@ -14,7 +14,7 @@ from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.onnx.arrange import elementwise
 from zenith_mlir.onnx.convert import Walk
 from zenith_mlir.onnx.fused.layouts import over
-from zenith_mlir.onnx.fused.operands import cast_view, widened
+from zenith_mlir.onnx.fused.operands import cast_view
 from zenith_mlir.onnx.fused.softmax import normalised
 from zenith_mlir.onnx.lower.number import splat_view
 from zenith_mlir.onnx.lower.shape import concatenate, number_line, slice_axes
