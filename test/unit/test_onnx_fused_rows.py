@@ -33,7 +33,7 @@ def raised(function: Function, arguments: Sequence[Any]) -> zenith.Module:
 
 
 def agrees(function: Function, arguments: Sequence[Any], opsets: Sequence[int] = (23,), tolerance: float = 1e-6) -> Any:
-    """The operators at the first opset, after holding the models of all to the decomposition, operation by operation."""
+    """The operators at the first opset, after holding the models of all to the decomposition."""
     shown = lambda *args: jax.tree.map(lambda y: y.astype(jnp.float32), function(*args))  # noqa: E731
     module = raised(shown, arguments)
     plain, *models = (
