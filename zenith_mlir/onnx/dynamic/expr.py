@@ -308,7 +308,7 @@ def floordiv(a: Expr, b: Expr) -> Expr:
     over = next((factor // divisor for monomial, factor in rest.terms if not monomial), 0)
     rest, whole = rest - over * divisor, whole + over
     low, high = rest.bounds
-    if 0 <= low and high < divisor:
+    if low >= 0 and high < divisor:
         return whole
     return whole + applied("floordiv", rest, b)
 
@@ -343,7 +343,7 @@ def mod(a: Expr, b: Expr) -> Expr:
         {monomial: factor % divisor if not monomial else factor for monomial, factor in a.terms if factor % divisor}
     )
     low, high = rest.bounds
-    return rest if 0 <= low and high < divisor else applied("mod", rest, b)
+    return rest if low >= 0 and high < divisor else applied("mod", rest, b)
 
 
 def _operand_order(operand: Expr) -> tuple[bool, str]:
