@@ -50,7 +50,7 @@ _exprs = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_exprs)
 def test_arithmetic_agrees_with_that_of_integers(case):
     expr, value = case
