@@ -6,8 +6,9 @@
 jax2onnx (which must be installed) carries about 1800 test cases; each is run by JAX with nothing replaced, exported,
 and the model's results, as onnxruntime gives them, are compared with JAX's (exporting/compare.py). JAX and our exporter
 run in one process, jax2onnx in another, because it replaces functions of JAX. FILE gets a line of JSON for each case
-and exporter ("jax" for JAX itself) as soon as it is known; what is in it already is not done again. --limit takes that
-many, spread over the families. The table counts, by family, cases that are ok of those that JAX can run.
+and exporter ("jax" for JAX itself) as soon as it is known; what is in it already is not done again, but with --again,
+and then the later line counts. --limit takes that many, spread over the families. The table counts, by family, cases
+that are ok of those that JAX can run.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import zenith_mlir as zenith
+
 EXPORTERS = ("jax2onnx", "zenith")
 JAX = "jax"
+UNSETTLED = ("", "wrong", "export error", "runtime error", "timeout", "crash")
 
 
 class Record:
@@ -44,11 +48,20 @@ class Record:
         for row in map(json.loads, lines):
             self.rows[row["name"], row["exporter"]] = row
 
+    def missing(self, name: str, exporters: list[str], again: str) -> list[str]:
+        """The exporters that the example still waits for."""
+        if self.status(name, JAX) not in ("", "ok"):
+            return []
+        return [each for each in exporters if self.status(name, each) in (("",) if each != again else UNSETTLED)]
+
+    def status(self, name: str, exporter: str) -> str:
+        return str(self.rows.get((name, exporter), {"status": ""})["status"])
+
     def add(self, example: Example, exporter: str, verdict: Verdict) -> None:
+        if verdict.status == "not yet" or (exporter == JAX and self.status(example.name, JAX)):
+            return
         about = {"name": example.name, "family": example.family, "component": example.component, "exporter": exporter}
         row = {**about, **dataclasses.asdict(verdict)}
-        if verdict.status == "not yet":
-            return
         with self._lock:
             self.rows[example.name, exporter] = row
             with self._path.open("a") as file:
@@ -112,6 +125,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--family", default="", help="only families whose name holds this")
     parser.add_argument("--match", default="", help="only examples whose name holds this")
     parser.add_argument("--exporters", default=",".join(EXPORTERS), type=lambda text: text.split(","))
+    parser.add_argument("--again", default="", metavar="EXPORTER", help="do what it did not get right once more")
     parser.add_argument("--variants", default="concrete", type=lambda text: text.split(","), help=", ".join(VARIANTS))
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--seconds", type=float, default=60.0, help="for one example and exporter")
@@ -145,10 +159,9 @@ def work(
     number: int, todo: Iterator[str], every: dict[str, Example], record: Record, arguments: Any, done: Any
 ) -> None:
     lane = Lane(number, arguments.seconds)
+    present = [exporter for exporter in arguments.exporters if exporter != "zenith" or hasattr(zenith, "export_onnx")]
     for name in todo:
-        missing = [exporter for exporter in arguments.exporters if (name, exporter) not in record.rows]
-        jax_fails = record.rows.get((name, JAX), {"status": "ok"})["status"] != "ok"
-        if missing and not jax_fails:
+        if missing := record.missing(name, present, arguments.again):
             for exporter, verdict in lane.run(name, missing):
                 record.add(every[name], exporter, verdict)
         done()

@@ -65,10 +65,16 @@ class Bench:
     """A process for JAX and our exporter, one for jax2onnx, which replaces functions of JAX, one for onnxruntime."""
 
     def __init__(self) -> None:
-        self._plain, self._patched = Worker(race.live_models, 0), Worker(race.live_models, 0)
-        self._clock = Worker(race.nothing, 0)
+        self._plain, self._patched = Worker(race.live_models, -1), Worker(race.live_models, -1)
+        self._clock = Worker(race.nothing, -1)
 
     def run(self, name: str) -> Row:
+        try:
+            return self._run(name)
+        except (TimeoutError, Crashed) as trouble:
+            return Row(name, Side(f"bench: {trouble}"), Side(f"bench: {trouble}"))
+
+    def _run(self, name: str) -> Row:
         wanted = self._plain.call(race.expected, name, seconds=SECONDS)
         with tempfile.TemporaryDirectory() as folder:
             paths = {exporter: Path(folder) / f"{exporter}.onnx" for exporter in (OWN, PEER)}
@@ -90,7 +96,7 @@ class Bench:
                 return Side(exported.fault)
             error, fault = self._clock.call(race.check, path, wanted, seconds=SECONDS)
         except (TimeoutError, Crashed) as trouble:
-            return Side(str(trouble))
+            return Side(f"crash: {trouble}")
         return Side(fault, error, nodes(path), kibibytes(path), exported.seconds)
 
     def stop(self) -> None:

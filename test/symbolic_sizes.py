@@ -14,4 +14,4 @@ def spelled(specialized, module=None):
         except ZenithError:
             return match[0]
 
-    return re.sub(r"(?<![\d.#%@])-?\d{4,}(?![\d.])", meaning, (module or specialized.module).text())
+    return re.sub(r"(?<=[<x\s,\[(=:-])\d{4,}(?=x|[^\w.])", meaning, (module or specialized.module).text())

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Crashed(Exception):
-    """The process ended without an answer."""
+    """The process ended without an answer, or the function raised."""
 
 
 class Worker:
@@ -29,9 +29,10 @@ class Worker:
 
         Raises:
           TimeoutError: it took longer than `seconds`.
-          Crashed: the process ended.
+          Crashed: the process ended, or the function raised.
         """
-        if self._process is None:
+        if self._process is None or not self._process.is_alive():
+            self.stop()
             self._start()
         self._connection.send((function, arguments))
         return self._answer(seconds)
@@ -53,14 +54,19 @@ class Worker:
 
     def _answer(self, seconds: float) -> Any:
         try:
-            if self._connection.poll(seconds):
-                return self._connection.recv()
+            answered = self._connection.poll(seconds)
+            answer, error = self._connection.recv() if answered else (None, "")
         except (EOFError, ConnectionError):
+            self._process.join(5)
             code = self._process.exitcode
             self.stop()
             raise Crashed(f"the process ended, exit code {code}") from None
-        self.stop()
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
+        if not answered:
+            self.stop()
+            raise TimeoutError(f"no answer in {seconds:.0f} s")
+        if error:
+            raise Crashed(error)
+        return answer
 
 
 def _serve(connection: Connection, setup: Callable[[], Any], core: int) -> None:
@@ -69,8 +75,15 @@ def _serve(connection: Connection, setup: Callable[[], Any], core: int) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    state = setup()
-    connection.send(None)
-    while True:
+    state, error = _attempt(setup)
+    connection.send((None, error))
+    while not error:
         function, arguments = connection.recv()
-        connection.send(function(state, *arguments))
+        connection.send(_attempt(function, state, *arguments))
+
+
+def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    try:
+        return function(*arguments), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

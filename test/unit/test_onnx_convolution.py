@@ -155,3 +155,29 @@ def test_a_chain_is_turned_at_its_ends_only() -> None:
 
     assert agrees(net, IMAGE, tolerance=1e-5).count("Transpose") == 1
     assert op_types(convert(net, IMAGE)).count("Conv") == 2
+
+
+def test_a_bias_and_an_activation_behind_a_convolution() -> None:
+    kernel, bias = _normal(3, 3, 3, 4), _normal(4)
+
+    def conv(x):
+        return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    odd = IMAGE.copy()
+    odd[0, 3, 3, 1] = np.nan
+    assert agrees(lambda x: jax.nn.relu(conv(x) + bias), odd, tolerance=1e-5) == [
+        "Transpose",
+        "Conv",
+        "Relu",
+        "Transpose",
+    ]
+    assert agrees(lambda x: jax.nn.relu6(bias + conv(x)), odd, tolerance=1e-5) == [
+        "Transpose",
+        "Conv",
+        "Clip",
+        "Transpose",
+    ]
+    assert "Add" in agrees(lambda x: (conv(x) + bias) * conv(x), IMAGE, tolerance=1e-5)
+    assert "Add" in agrees(lambda x: conv(x) + bias[0], IMAGE, tolerance=1e-5)
+    assert "Max" in agrees(lambda x: jnp.maximum(conv(x), 0.5), odd, tolerance=1e-5)
+    assert "Min" in agrees(lambda x: jnp.minimum(jnp.maximum(conv(x), 0.0), -1.0), odd, tolerance=1e-5)

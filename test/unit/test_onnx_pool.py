@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from unit.onnx_checks import agrees
 
-from zenith_mlir.onnx.convert import NotConvertible
+from zenith_mlir.onnx.model import Unconvertible
 
 pytestmark = pytest.mark.once
 RANDOM = np.random.default_rng(0)
@@ -161,5 +161,5 @@ def test_what_is_refused() -> None:
         join = lambda a, b: (a[0] + b[0], a[1] * b[1])  # noqa: E731
         return lax.reduce_window((x, x), (0.0, 0.0), join, (1, 2, 2, 1), (1, 1, 1, 1), "SAME")
 
-    with pytest.raises(NotConvertible, match="several operands"):
+    with pytest.raises(Unconvertible, match="several operands"):
         agrees(two, IMAGE)

@@ -37,8 +37,8 @@ class Builder:
 
     `sizes` says what the sizes of the program mean: numbers, or expressions of symbolic dimensions. `notes` collects
     what a user should know of the conversion, `domains` the versions of operator domains other than ONNX's own,
-    `fused_ops` how often a zenith op became an operator. `fused` and `microsoft` are those of the options: with "always"
-    fused operators have the type of the program, whether onnxruntime's CPU has a kernel for it or not.
+    `fused_ops` how often a zenith op became an operator. `fused` and `microsoft` are those of the options: "always"
+    keeps the type of the program, whether onnxruntime's CPU has a kernel of the operator for it or not.
     """
 
     opset: int

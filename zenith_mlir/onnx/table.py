@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from zenith_mlir.onnx.convert import Lowering
+from zenith_mlir.onnx.lower.bias import BIAS
 from zenith_mlir.onnx.lower.bit_counts import BIT_COUNTS
 from zenith_mlir.onnx.lower.bitcasts import BITCASTS
+from zenith_mlir.onnx.lower.clip import CLIP
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.convolution import CONVOLUTION
@@ -32,8 +34,11 @@ LOWERINGS: dict[str, Lowering] = {
     **CONVOLUTION,
     **DOT,
     **ELEMENTWISE,
-    **GATHER,
+    # These read an elementwise operation together with what is before it.
+    **BIAS,
+    **CLIP,
     **MEAN,
+    **GATHER,
     **POOL,
     **REDUCE,
     **SCATTER,

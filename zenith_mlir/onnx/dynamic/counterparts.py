@@ -25,7 +25,7 @@ __all__ = ["COUNTERPARTS", "Counterpart", "Cut", "counterpart_name"]
 
 @dataclass(frozen=True)
 class Cut:
-    """Of a static dimension a symbolic size, see `tables.py`: which axis each element of the start (operand 1) is of."""
+    """A symbolic size of a static dimension, in `tables.py`: which axis each element of the start, operand 1, is of."""
 
     axes: Sequence[int]
     sizes: Shape
@@ -37,7 +37,8 @@ class Counterpart:
 
     `integers` are attributes of expressions: a scalar (i64), a vector (array<i64>) or a matrix (dense). `kept` are the
     attributes taken over as they are. `operands` are positions. The elements of the vector that is operand `starts`
-    become one more operand each; `clamped` says that it is a clamp that the operation does itself. `called` names the function that becomes the region.
+    become one more operand each; `clamped` says that it is a clamp that the operation does itself. `called` names the
+    function that becomes the region. With `cut` there is no one operation.
     """
 
     name: str
@@ -93,9 +94,7 @@ def _gather(reader: Reader, op: ir.Operation) -> Counterpart:
     dims = stablehlo.GatherDimensionNumbers(op.attributes["dimension_numbers"])
     if _exceeds(reader.shape(op.operands[0]), sizes):
         if dims.operand_batching_dims or dims.index_vector_dim or len(reader.shape(op.operands[1])) != 1:
-            raise ZenithError(
-                f"{reader.place(op)} takes slices of a symbolic size out of a static one at several places"
-            )
+            raise ZenithError(f"{reader.place(op)} takes slices of a symbolic size from several places of a static one")
         return Counterpart("", [0], [shape], cut=Cut(dims.start_index_map, sizes))
     return Counterpart("stablehlo.gather", [0, 1], [shape], {"slice_sizes": _vector(sizes)}, kept)
 
@@ -167,7 +166,7 @@ def _reduce_window(reader: Reader, op: ir.Operation) -> Counterpart:
     operand = op.operands[0]
     sizes, strides, bases, dilations = (reader.sizes(each, op) for each in list(op.operands)[2:6])
     pads = reader.matrix(op.operands[6], op)
-    windows = [Window(sizes[d], strides[d], *pads[d], bases[d], dilations[d]) for d in range(len(sizes))]
+    windows = [Window(sizes[d], strides[d], pads[d, 0], pads[d, 1], bases[d], dilations[d]) for d in range(len(sizes))]
     vectors = {
         "window_dimensions": sizes, "window_strides": strides, "base_dilations": bases, "window_dilations": dilations
     }  # fmt: skip

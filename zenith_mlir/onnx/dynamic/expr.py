@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
 from zenith_mlir.errors import ZenithError
 
-__all__ = ["Atom", "Expr", "floordiv", "maximum", "minimum", "mod", "parse"]
+__all__ = ["Atom", "Expr", "applied", "floordiv", "maximum", "minimum", "mod", "parse"]
 
 Bounds = tuple[float, float]
 _UNBOUNDED: Bounds = (-math.inf, math.inf)
@@ -404,7 +404,3 @@ def _parsed(node: ast.expr) -> Expr:
         case ast.Call(func=ast.Name(id=name), args=operands):
             return _MAKERS[name](*map(_parsed, operands))
     raise ValueError(node)
-
-
-def numbers(values: Iterable[int]) -> tuple[Expr, ...]:
-    return tuple(map(Expr.number, values))

@@ -1,8 +1,8 @@
 """The integers that a program computes, as expressions of its symbolic dimensions, element by element.
 
 What shapes are made of: scalars and short vectors through arithmetic, concatenation and slicing. A truth value is 0 or
-1, `a and b` is their product, and select(c, x, y) is y + c (x - y): one polynomial, whatever the spelling. What cannot be
-followed becomes an atom of its own, so that start + size - start is still the size.
+1, `a and b` is their product, and select(c, x, y) is y + c (x - y): one polynomial, whatever the spelling. What cannot
+be followed becomes an atom of its own, so that start + size - start is still the size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import int_list, shape, splat
+from zenith_mlir.ir.facts import element_type, int_list, shape, splat
 from zenith_mlir.onnx.dynamic.expr import Atom, Expr, applied, floordiv, maximum, minimum, mod
 
 __all__ = ["MAX_ELEMENTS", "Numbers", "evaluate", "opaque"]
@@ -36,15 +36,14 @@ def constant(op: ir.Operation) -> Numbers | None:
     """The elements of a stablehlo.constant of integers."""
     value = op.results[0]
     dims = shape(value)
-    if int(np.prod(dims)) > MAX_ELEMENTS or not isinstance(
-        ir.RankedTensorType(value.type).element_type, ir.IntegerType
-    ):
+    element = element_type(value)
+    if int(np.prod(dims)) > MAX_ELEMENTS or not isinstance(element, ir.IntegerType):
         return None
     number = splat(value)
     elements = np.asarray(op.attributes["value"]) if number is None else np.full(dims, number)
     # The bindings read a true i1 as -1 or True.
-    read = bool if ir.RankedTensorType(value.type).element_type.width == 1 else int
-    return _array([Expr.number(read(element)) for element in elements.reshape(-1)], dims)
+    read = bool if element.width == 1 else int
+    return _array([Expr.number(read(each)) for each in elements.reshape(-1)], dims)
 
 
 def _array(elements: list[Expr], dims: tuple[int, ...]) -> Numbers:
@@ -81,7 +80,7 @@ def _sign(a: Expr) -> Expr:
 
 
 def _divide(a: Expr, b: Expr) -> Expr:
-    """StableHLO rounds towards zero. Of a dividend that can be 0, jnp.floor_divide asks the sign: `_recognised` sees to it."""
+    """StableHLO rounds towards zero. jnp.floor_divide asks the sign of what can be 0: `_recognised` sees to that."""
     both_positive = a.bounds[0] > 0 and b.bounds[0] > 0
     return floordiv(a, b) if both_positive or b.constant in (1, -1) else applied("truncdiv", a, b)
 
@@ -169,7 +168,7 @@ def _clamp(op: ir.Operation, low: Numbers, value: Numbers, high: Numbers) -> Num
 
 
 def _convert(op: ir.Operation, value: Numbers) -> Numbers | None:
-    type_ = ir.RankedTensorType(op.results[0].type).element_type
+    type_ = element_type(op.results[0])
     if not isinstance(type_, ir.IntegerType):
         return None
     return _each(lambda a: 1 - _is_zero(a))(op, value) if type_.width == 1 else value
@@ -209,7 +208,7 @@ def _iota(op: ir.Operation) -> Numbers | None:
 
 
 def _is_truth(op: ir.Operation) -> bool:
-    return bool(ir.IntegerType(ir.RankedTensorType(op.results[0].type).element_type).width == 1)
+    return bool(ir.IntegerType(element_type(op.results[0])).width == 1)
 
 
 def _logical(function: Callable[..., Expr]) -> Callable[..., Numbers | None]:

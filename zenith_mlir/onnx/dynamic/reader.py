@@ -82,8 +82,8 @@ class Reader:
         for size in found:
             if not size.is_stated:
                 raise ZenithError(
-                    f"{self.place(op)} makes a shape of numbers that do not follow from the sizes of the inputs; such a "
-                    "shape can be stated neither in a static module nor by a name"
+                    f"{self.place(op)} makes a shape of numbers that do not follow from the sizes of the inputs; such "
+                    "a shape can be stated neither in a static module nor by a name"
                 )
         return found
 
@@ -166,8 +166,8 @@ class Reader:
             rule = RULES["stablehlo.add"]  # all others are elementwise
         if rule is None:
             raise ZenithError(
-                f"{self.place(op)} has a result of dynamic shape, and no rule says which; trace the program with static "
-                "sizes, or write the operation in other ones"
+                f"{self.place(op)} has a result of dynamic shape, and no rule says which; trace the program with "
+                "static sizes, or write the operation in other ones"
             )
         return rule(self, op)
 

@@ -69,25 +69,27 @@ def _replacement(op: ir.Operation, meaning: Expr, arguments: _Arguments) -> ir.V
     with ir.InsertionPoint(op), op.location:
         number = ir.IntegerAttr.get(element_type(op.results[0]), meaning.constant)
         value = ir.DenseElementsAttr.get_splat(op.results[0].type, number)
-        return ir.Operation.create("stablehlo.constant", [value.type], attributes={"value": value}).results[0]
+        constant: ir.Value = ir.Operation.create(
+            "stablehlo.constant", [value.type], attributes={"value": value}
+        ).results[0]
+        return constant
 
 
-_ORDERED = ("add", "subtract", "compare", "clamp", "maximum", "minimum")
-_PASSED_ON = ("broadcast_in_dim", "reshape", "convert")
+_ORDERED = tuple(f"stablehlo.{name}" for name in ("add", "subtract", "compare", "clamp", "maximum", "minimum"))
+_PASSED_ON = tuple(f"stablehlo.{name}" for name in ("broadcast_in_dim", "reshape", "convert"))
 
 
 def guard_constants(main: ir.Operation, arguments: _Arguments, floor: int) -> None:
-    """Make arguments of integers that meet an index in a comparison and are not far below the witnesses: at the witness,
-    and at no larger size, the comparison would be decided."""
+    """Make arguments of integers that meet an index in a comparison and are not far below the witnesses: at the
+    witness, and at no larger size, the comparison would be decided.
+    """
     for op in list(walk(main)):
         if op.name != "stablehlo.constant" or shape(op.results[0]):
             continue
         number = splat(op.results[0])
         if not isinstance(number, int) or not floor <= 2 * abs(number) or abs(number) >= 2**31 - 1:
             continue
-        if any(
-            user.name.removeprefix("stablehlo.") in _ORDERED and _has_index(user) for user in _reached(op.results[0])
-        ):
+        if any(user.name in _ORDERED and _has_index(user) for user in _reached(op.results[0])):
             op.results[0].replace_all_uses_with(arguments.get(Expr.number(number), op.results[0].type))
             op.erase()
 
@@ -95,7 +97,7 @@ def guard_constants(main: ir.Operation, arguments: _Arguments, floor: int) -> No
 def _reached(value: ir.Value) -> Iterator[ir.Operation]:
     for user in users(value):
         yield user
-        if user.name.removeprefix("stablehlo.") in _PASSED_ON:
+        if user.name in _PASSED_ON:
             yield from _reached(user.results[0])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
@@ -24,57 +25,13 @@ __all__ = ["ELEMENTWISE", "RULES", "Shape", "Window", "convolved", "gathered", "
 Shape = tuple[Expr, ...]
 Rule = Callable[["Reader", ir.Operation], list[Shape]]
 
-ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "add",
-        "and",
-        "atan2",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "compare",
-        "complex",
-        "convert",
-        "cosine",
-        "count_leading_zeros",
-        "divide",
-        "exponential",
-        "exponential_minus_one",
-        "floor",
-        "imag",
-        "is_finite",
-        "log",
-        "log_plus_one",
-        "logistic",
-        "map",
-        "maximum",
-        "minimum",
-        "multiply",
-        "negate",
-        "not",
-        "or",
-        "popcnt",
-        "power",
-        "real",
-        "reduce_precision",
-        "remainder",
-        "round_nearest_afz",
-        "round_nearest_even",
-        "rsqrt",
-        "select",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sine",
-        "sqrt",
-        "subtract",
-        "tan",
-        "tanh",
-        "xor",
-    ]
+_ELEMENTWISE = (
+    "abs add and atan2 cbrt ceil clamp compare complex convert cosine count_leading_zeros divide exponential "
+    "exponential_minus_one floor imag is_finite log log_plus_one logistic map maximum minimum multiply negate not or "
+    "popcnt power real reduce_precision remainder round_nearest_afz round_nearest_even rsqrt select shift_left "
+    "shift_right_arithmetic shift_right_logical sign sine sqrt subtract tan tanh xor"
 )
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 
 
 class Window:
@@ -112,7 +69,8 @@ def convolved(op: ir.Operation, image: Shape, kernel: Shape, padding: Sequence[S
         dims.output_feature_dimension: kernel[dims.kernel_output_feature_dimension],
     }
     for i, (out, of) in enumerate(zip(dims.output_spatial_dimensions, dims.input_spatial_dimensions, strict=True)):
-        window = Window(kernel[dims.kernel_spatial_dimensions[i]], strides[i], *padding[i], bases[i], dilations[i])
+        low, high = padding[i]
+        window = Window(kernel[dims.kernel_spatial_dimensions[i]], strides[i], low, high, bases[i], dilations[i])
         result[out] = window.places(image[of])
     return tuple(result[d] for d in range(len(image)))
 
@@ -130,13 +88,8 @@ def gathered(op: ir.Operation, indices: Shape, slice_sizes: Shape) -> Shape:
 def _padding(op: ir.Operation, rank: int) -> list[tuple[Expr, Expr]]:
     if "padding" not in op.attributes:
         return [(Expr.number(0), Expr.number(0))] * rank
-    pairs = ir.DenseIntElementsAttr(op.attributes["padding"])
-    flat = (
-        [Expr.number(int(each)) for each in pairs]
-        if not pairs.is_splat
-        else [Expr.number(int(pairs.get_splat_value().value))] * (2 * rank)
-    )
-    return [(flat[2 * i], flat[2 * i + 1]) for i in range(rank)]
+    pairs = np.asarray(op.attributes["padding"]).reshape(rank, 2)
+    return [(Expr.number(int(low)), Expr.number(int(high))) for low, high in pairs]
 
 
 def _convolution(reader: Reader, op: ir.Operation) -> list[Shape]:

@@ -34,9 +34,10 @@ class Specialized:
     """A static module in which numbers stand for symbolic sizes.
 
     `sizes` says what each of these numbers means, `scalars` which argument of `main` is which expression, `inputs` the
-    shapes of the other arguments. A symbol is read off the (argument, axis) places of `symbols`; one that is a dimension
-    of no argument has none there, but an expression in `solved`, over symbols that do. `assumed` are pairs of sizes that
-    the program needs to be equal. Of the numbers in attributes, those of slices, pads and windows can mean sizes too.
+    shapes of the other arguments. A symbol is read off the (argument, axis) places of `symbols`; one that is a
+    dimension of no argument has none there, but an expression in `solved`, over symbols that do. `assumed` are pairs of
+    sizes that the program needs to be equal. Of the numbers in attributes, those of slices, pads and windows, and the
+    sizes of slices that a gather takes, can mean sizes too.
     """
 
     module: Module
@@ -60,9 +61,9 @@ class Specialized:
 def specialize(module: Module, salt: int = 0, at: Mapping[str, int] | None = None) -> Specialized:
     """A static module that stands for `module` at every size of its symbolic dimensions.
 
-    `module` is traced with `jax.export.symbolic_shape` dimensions, comes from `jax.export`, or is text with `?`
-    (a dimension that has no name is called `arg0_dim1`). Symbols are at least 1. `salt` varies the numbers chosen. With `at`, the module is that of these very
-    sizes, to be run beside the original; nothing can be decoded then.
+    `module` is traced with `jax.export.symbolic_shape` dimensions, comes from `jax.export`, or is text with `?` (a
+    dimension that has no name is called `arg0_dim1`). Symbols are at least 1. `salt` varies the numbers chosen. With
+    `at`, the module is that of these very sizes, to be run beside the original; nothing can be decoded then.
 
     Raises: ZenithError for sizes that depend on data, operations whose results' sizes are not known, and symbols that
     cannot be computed from the shapes of the inputs.
@@ -99,7 +100,7 @@ def _mark_named(main: ir.Operation, module: ir.Operation) -> None:
             if name is not None:
                 with ir.InsertionPoint(call), call.location:
                     value = call.operands[i]
-                    mark = {NAME: ir.StringAttr.get(name)}
+                    mark: dict[str, ir.Attribute] = {NAME: ir.StringAttr.get(name)}
                     call.operands[i] = ir.Operation.create("stablehlo.reshape", [value.type], [value], mark).results[0]
 
 
@@ -217,8 +218,8 @@ def _places(shapes: Mapping[int, Shape], used: set[Expr]) -> tuple[dict[str, lis
         if found is None:
             what = ", ".join(f"{size} (argument {i}, axis {axis})" for (i, axis), size in compound.items()) or "none"
             raise ZenithError(
-                f"the sizes {', '.join(sorted(unknown))} cannot be computed from the shapes of the inputs; a dimension of an "
-                f"input that is linear in one unknown size is expected for each, and there are {what}"
+                f"the sizes {', '.join(sorted(unknown))} cannot be computed from the shapes of the inputs; a "
+                f"dimension of an input that is linear in one unknown size is expected for each, and there are {what}"
             )
         name, place, value = found
         solved[name] = value

@@ -49,7 +49,9 @@ def _build(
 ) -> list[ir.Value]:
     if counterpart.cut is not None:
         return [_cut(op, counterpart.cut, counterpart.shapes[0], reader, witnesses)]
-    attributes = {name: op.attributes[name] for name in counterpart.kept if name in op.attributes}
+    attributes: dict[str, ir.Attribute] = {
+        name: op.attributes[name] for name in counterpart.kept if name in op.attributes
+    }
     for name, array in counterpart.integers.items():
         attributes[name] = _integers(array, reader, witnesses)
     with ir.InsertionPoint(op), op.location:
@@ -88,7 +90,8 @@ def _integers(array: Numbers, reader: Reader, witnesses: Witnesses) -> ir.Attrib
         return ir.IntegerAttr.get(i64, int(values))
     if array.ndim == 1:
         return ir.DenseI64ArrayAttr.get([int(each) for each in values])
-    return ir.DenseElementsAttr.get(np.ascontiguousarray(values), type=i64)
+    matrix: ir.Attribute = ir.DenseElementsAttr.get(np.ascontiguousarray(values), type=i64)  # type: ignore[call-overload]
+    return matrix
 
 
 def _elements(vector: ir.Value) -> list[ir.Value]:
@@ -100,7 +103,7 @@ def _elements(vector: ir.Value) -> list[ir.Value]:
     line = ir.RankedTensorType.get([1], element_type(vector))
     cut = []
     for i in range(length):
-        ends = {
+        ends: dict[str, ir.Attribute] = {
             name: ir.DenseI64ArrayAttr.get([value])
             for name, value in (("start_indices", i), ("limit_indices", i + 1), ("strides", 1))
         }
@@ -111,9 +114,11 @@ def _elements(vector: ir.Value) -> list[ir.Value]:
 def _as_scalar(value: ir.Value) -> ir.Value:
     reshaped = defined_by(value, "stablehlo.reshape")
     if reshaped is not None and not shape(reshaped.operands[0]):
-        return reshaped.operands[0]
-    scalar = ir.RankedTensorType.get([], element_type(value))
-    return ir.Operation.create("stablehlo.reshape", [scalar], [value]).results[0]
+        scalar: ir.Value = reshaped.operands[0]
+    else:
+        type_ = ir.RankedTensorType.get([], element_type(value))
+        scalar = ir.Operation.create("stablehlo.reshape", [type_], [value]).results[0]
+    return scalar
 
 
 def _fill(region: ir.Region, function: ir.Operation) -> None:

@@ -129,4 +129,5 @@ def _rows(table: ir.Value, axis: int, start: ir.Value | None, size: int) -> ir.V
 
 
 def _create(name: str, type_: ir.Type, operands: Sequence[ir.Value], **attributes: ir.Attribute) -> ir.Value:
-    return ir.Operation.create(name, [type_], operands, attributes).results[0]
+    made: ir.Value = ir.Operation.create(name, [type_], operands, attributes).results[0]
+    return made

@@ -1,8 +1,8 @@
 """Witnesses: numbers that stand for symbolic sizes in a static module, and what such numbers mean.
 
-Every symbol gets a prime, and so does every `min`, `max` and `mod`, which would otherwise be one of its operands, or too
-small to be told from another number. Sizes then are told apart by their value alone. That is checked, not hoped for:
-witnesses are tried until every expression of the program has a value of its own, none of which is a number of the
+Every symbol gets a prime, and so does every `min`, `max` and `mod`, which would otherwise be one of its operands, or
+too small to be told from another number. Sizes then are told apart by their value alone. That is checked, not hoped
+for: witnesses are tried until every expression of the program has a value of its own, none of which is a number of the
 program or below `SMALL`.
 
 How a wrong folding is prevented. What a program computes *from* a size is an argument of the specialised module, so no
@@ -107,16 +107,17 @@ def choose(requirements: Requirements, salt: int = 0) -> Witnesses:
                 break
         else:
             break
+    failure = next((failure for failure in failures if failure != _TOO_MANY), _TOO_MANY)
     raise ZenithError(
         f"no numbers can stand for the symbolic dimensions {', '.join(names)}: "
-        f"{next((failure for failure in failures if failure != _TOO_MANY), _TOO_MANY)}. State what is known of them, as in "
-        "jax.export.symbolic_shape('s', constraints=['s >= 8']), or as in '4*s' for a multiple of 4"
+        f"{failure}. State what is known of them, as in jax.export.symbolic_shape('s', constraints=['s >= 8']), or as "
+        "in '4*s' for a multiple of 4"
     )
 
 
 def _candidates(atoms: Sequence[Atom], names: Sequence[str], base: int, salt: int) -> Iterator[Witnesses]:
-    """Quotients are computed first; where they do not do (paddings that depend on whether a size is even are too small to
-    be told from others), they get numbers of their own too.
+    """Quotients are computed first; where that does not do (paddings that depend on whether a size is even are too
+    small to be told from others), they get numbers of their own too.
     """
     for factor in _FACTORS:
         for own, attempts in ((_OWN, 4), ((*_OWN, "floordiv"), 16)):
@@ -157,7 +158,7 @@ def _offset(dividend: Expr, value: int, prime: int) -> int:
 
 
 def _primes(start: int) -> Iterator[int]:
-    """Primes from `start` on, in growing steps of more than twice `SMALL`: s + 1 is no other symbol and a small number."""
+    """Primes from `start` on, in growing steps of more than twice `SMALL`: s + 1 is no other symbol's neighbour."""
     number = max(start, 2) | 1
     for step in itertools.count(1):
         while not _is_prime(number):

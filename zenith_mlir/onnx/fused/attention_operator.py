@@ -2,8 +2,8 @@
 
 The operator gives 0 for a row that is hidden as a whole, where programs give the mean of the values, or NaN for a fill
 of -inf. So a mask is a boolean one where every row is known to see something, or where the program itself replaces the
-weights of such rows by 0; else, for a finite fill, a number so low that a logit is lost in it, which is added and leaves
-such rows their mean. Biases that the graph computes may hide rows too: they are no operand of the operator.
+weights of such rows by 0; else, for a finite fill, a number so low that a logit is lost in it, which is added and
+leaves such rows their mean. Biases that the graph computes may hide rows too: they are no operand of the operator.
 
 What is hidden is added to, not replaced: a hidden logit that is NaN or overflows to +inf makes its row NaN.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as oir
 
@@ -103,7 +104,7 @@ def _size(spec: AttentionSpec, axes: Sequence[str]) -> int:
     return math.prod(spec.axes[axis] for axis in axes)
 
 
-def _facts(spec: AttentionSpec) -> tuple[dict[str, float | int], list[Step]] | None:
+def _facts(spec: AttentionSpec) -> tuple[dict[str, Any], list[Step]] | None:
     """scale and softcap, and the masks that follow; None for other steps."""
     steps = list(spec.steps)
     scale = _factor(steps)

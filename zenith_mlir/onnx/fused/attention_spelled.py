@@ -27,9 +27,7 @@ def spelled(walk: Walk, spec: AttentionSpec, views: Sequence[View]) -> View:
     left = arranged(builder, q, spec.q, sizes, [*batch, rows, spec.contracted])
     right = arranged(builder, k, spec.k, sizes, [*batch, spec.contracted, ["s"]])
     product = _matmul(walk, left, right)
-    present = [
-        list(group) if all(axis in (*spec.q.axes, *spec.k.axes) for axis in group) else [] for group in batch
-    ]
+    present = [list(group) if all(axis in (*spec.q.axes, *spec.k.axes) for axis in group) else [] for group in batch]
     order = [axis for group in [*present, rows, ["s"]] for axis in group]
     wide = builder.reshape(product, [sizes[axis] for axis in order])
     axes = tuple(order.index(axis) if axis in order else None for axis in spec.logit_axes)

@@ -23,9 +23,7 @@ def layer_norm(walk: Walk, op: ir.Operation) -> Sequence[View] | None:
     return norm(walk, op, spec, _node) if fits(spec.epsilon) else None
 
 
-def _node(
-    builder: Builder, rows: oir.Value, weight: oir.Value, bias: oir.Value | None, spec: NormSpec
-) -> oir.Value:
+def _node(builder: Builder, rows: oir.Value, weight: oir.Value, bias: oir.Value | None, spec: NormSpec) -> oir.Value:
     parameters = [weight] if bias is None else [weight, bias]
     shape = builder.shape(rows)
     return operator(

@@ -47,7 +47,7 @@ def is_moved(view: View, layout: Layout, sizes: Sizes, groups: Groups) -> bool:
 def over(builder: Builder, view: View, layout: Layout, sizes: Sizes, order: Sequence[str]) -> View:
     """`view` with a dimension for each axis of `order`, repeated along those that its layout lacks."""
     split = _split(builder, view, layout, sizes)
-    axes = tuple(split.get(axis) if sizes[axis] != 1 else None for axis in order)
+    axes = tuple(split.get(axis) for axis in order)
     stored = _stored_split(builder, view, layout, sizes)
     return View(stored, axes, tuple(sizes[axis] for axis in order))
 

@@ -14,7 +14,7 @@ from zenith_mlir.dialects.attention import AttentionSpec, Step
 from zenith_mlir.onnx.arrange import elementwise
 from zenith_mlir.onnx.convert import Walk
 from zenith_mlir.onnx.fused.layouts import over
-from zenith_mlir.onnx.fused.operands import cast_view, widened
+from zenith_mlir.onnx.fused.operands import cast_view
 from zenith_mlir.onnx.fused.softmax import normalised
 from zenith_mlir.onnx.lower.number import splat_view
 from zenith_mlir.onnx.lower.shape import concatenate, number_line, slice_axes
@@ -162,10 +162,11 @@ class Logits:
         return slice_axes(builder, p, [0] * p.rank, [*p.shape[:-1], s], [1] * p.rank)
 
     def _where(self, seen: View, yes: View, no: View) -> View:
-        known = [self.walk.builder.array(view.value) for view in (seen, yes, no)]
-        if all(array is not None for array in known) and all(not view.order for view in (yes, no)):
-            number = [np.asarray(array).reshape(-1)[0] for array in known[1:]]
-            return seen.with_value(self.walk.builder.constant(np.where(known[0], *number).astype(yes.dtype.numpy())))
+        known = [array for view in (seen, yes, no) if (array := self.walk.builder.array(view.value)) is not None]
+        if len(known) == 3 and not yes.order and not no.order:
+            numbers = [array.reshape(-1)[0] for array in known[1:]]
+            chosen = np.asarray(np.where(known[0], *numbers), yes.dtype.numpy())
+            return seen.with_value(self.walk.builder.constant(chosen))
         return elementwise(self.walk.builder, "Where", seen, yes, no, dtype=yes.dtype, data=1)
 
     def _node(self, op_type: str, *views: View) -> View:

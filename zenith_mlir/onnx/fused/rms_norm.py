@@ -26,17 +26,13 @@ def rms_norm(walk: Walk, op: ir.Operation) -> Sequence[View] | None:
     return norm(walk, op, spec, _node if walk.builder.opset >= 23 else _spelled)
 
 
-def _node(
-    builder: Builder, rows: oir.Value, weight: oir.Value, bias: oir.Value | None, spec: NormSpec
-) -> oir.Value:
+def _node(builder: Builder, rows: oir.Value, weight: oir.Value, bias: oir.Value | None, spec: NormSpec) -> oir.Value:
     shape = builder.shape(rows)
     out = operator(builder, "RMSNormalization", rows, weight, shape=shape, axis=-spec.axes, epsilon=spec.epsilon)
     return out if bias is None else builder.op("Add", out, bias, shape=shape)
 
 
-def _spelled(
-    builder: Builder, rows: oir.Value, weight: oir.Value, bias: oir.Value | None, spec: NormSpec
-) -> oir.Value:
+def _spelled(builder: Builder, rows: oir.Value, weight: oir.Value, bias: oir.Value | None, spec: NormSpec) -> oir.Value:
     """As onnxruntime's SimplifiedLayerNormFusion expects it."""
     shape = builder.shape(rows)
     line = [*shape[: len(shape) - spec.axes], *([1] * spec.axes)]
