@@ -7,9 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import pytest
 from jax import lax
-from unit.onnx_checks import agrees
+from unit.onnx_checks import agrees, same
+
+import zenith_mlir as zenith
 
 pytestmark = pytest.mark.once
 
@@ -163,3 +166,48 @@ def test_by_the_reference() -> None:
     agrees(*GATHERS["take"], reference=True)
     agrees(*GATHERS["two_indexes"], reference=True)
     agrees(*SLICES["step"], np.int32(2), reference=True)
+
+
+def _symbolic(tokens: Any, x: Any, i: Any) -> list[Any]:
+    batch, length, _ = x.shape
+    table = jnp.asarray(TABLE)
+    return [
+        jnp.take(table, tokens, axis=0),
+        table[tokens] + x,
+        table[jnp.arange(length) + i],
+        x[:, i],
+        x[:, -1],
+        x[jnp.arange(batch), tokens[:, 0]],
+        jnp.take_along_axis(x, tokens[:, :, None], axis=1),
+        lax.dynamic_slice(x, (0, i, 0), (batch, 1, 8)),
+        lax.dynamic_slice(table, (i, 0), (length, 8)),
+        lax.dynamic_update_slice(jnp.zeros((batch, 16, 8)), x[:, :1], (0, i, 0)),
+        lax.dynamic_update_slice(x, x[:, :2] * 2, (0, i, 0)),
+        jax.vmap(lambda c, u, k: lax.dynamic_update_slice(c, u, (k, 0)))(x, x[:, :1] + 1, tokens[:, 0]),
+        jax.vmap(lambda r, k: lax.dynamic_slice(r, (k, 0), (2, 8)))(x, tokens[:, 0]),
+        x.at[:, i].set(0.0),
+        x.at[:, tokens[0]].set(0.0),
+        x.at[tokens[:, 0]].add(1.0),
+        jnp.sort(x, axis=1),
+        jnp.argsort(tokens.reshape(-1)),
+        lax.top_k(x, 3)[0],
+    ]
+
+
+def test_symbolic_sizes() -> None:
+    def inputs(batch: int, length: int) -> tuple[Any, ...]:
+        tokens = RNG.integers(-60, 60, (batch, length)).astype(np.int32)
+        return tokens, RNG.normal(size=(batch, length, 8)).astype(np.float32), np.array(length - 1, np.int32)
+
+    dynamic = {"tokens": "b, s", "x": "b, s, _"}
+    constraints = ("s <= 50", "s >= 2")
+    export = zenith.export_onnx(
+        _symbolic, inputs(2, 5), dynamic=dynamic, dynamic_constraints=constraints, validate=False, progress=False
+    )
+    session = onnxruntime.InferenceSession(export.model_bytes, providers=["CPUExecutionProvider"])
+    names = ("tokens", "x", "i")
+    for sizes in ((2, 5), (3, 7), (1, 30)):
+        given = inputs(*sizes)
+        gots = session.run(None, dict(zip(names, given, strict=True)))
+        for got, want in zip(gots, jax.jit(_symbolic)(*given), strict=True):
+            same(np.asarray(got), np.asarray(want))

@@ -10,7 +10,7 @@ from zenith_mlir.canonical.splats import comparison_direction
 from zenith_mlir.ir.facts import defined_by, int_list, shape
 from zenith_mlir.onnx.arrange import elementwise
 from zenith_mlir.onnx.convert import Walk
-from zenith_mlir.onnx.lower.indices import column, known_integers, start
+from zenith_mlir.onnx.lower.indices import column, column_of, known_integers, start
 from zenith_mlir.onnx.view import View
 
 __all__ = ["in_bounds"]
@@ -38,7 +38,7 @@ def in_bounds(walk: Walk, op: ir.Operation) -> View | None:
     (dimension,) = dimensions
     result: View | None = None
     for k in range(shape(indices)[dimension]):
-        bounds = last.take(k, dimension)
+        bounds = column_of(last, last.ndim, dimension, k)
         if not bounds.size or (bounds != bounds.flat[0]).any() or bounds.flat[0] < 0:
             return None
         found = start(walk, column(walk, indices, dimension, k), int(bounds.flat[0]) + 1, 1).inside(walk)

@@ -14,17 +14,18 @@ import numpy as np
 import onnx_ir as oir
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, defining_op, int_list, shape
+from zenith_mlir.ir.facts import defined_by, defining_op, element_type, int_list, shape
+from zenith_mlir.ir.signature import numpy_dtype
 from zenith_mlir.match.constants import evaluate
 from zenith_mlir.onnx.arrange import elementwise
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Walk
-from zenith_mlir.onnx.lower.ranges import integer_range, unwrapped
+from zenith_mlir.onnx.lower.ranges import integer_range, uniform, unwrapped
 from zenith_mlir.onnx.lower.shape import slice_axes
 from zenith_mlir.onnx.sizes import Sizes
 from zenith_mlir.onnx.view import View
 
-__all__ = ["Column", "Start", "clip", "column", "known_integers", "last_start", "scalar_column", "start"]
+__all__ = ["Column", "Start", "clip", "column", "column_of", "known_integers", "last_start", "scalar_column", "start"]
 
 _D = oir.DataType
 _INDEX_TYPES = {_D.INT8: _D.INT32, _D.UINT8: _D.INT32, _D.INT16: _D.INT32, _D.UINT16: _D.INT32, _D.UINT32: _D.INT64}
@@ -67,7 +68,7 @@ def column(walk: Walk, indices: ir.Value, vector_dimension: int, k: int) -> Colu
     if clamp is not None:
         limits = [known_integers(walk.builder.sizes, bound) for bound in (clamp.operands[0], clamp.operands[2])]
         rank = len(shape(indices))
-        lines = [_column_of(limit, rank, vector_dimension, k) for limit in limits if limit is not None]
+        lines = [column_of(limit, rank, vector_dimension, k) for limit in limits if limit is not None]
         if len(lines) == 2:
             low, high = lines
             if (low == low.flat[0]).all() and (high == high.flat[0]).all():
@@ -84,8 +85,9 @@ def column(walk: Walk, indices: ir.Value, vector_dimension: int, k: int) -> Colu
     return _stripped(Column(indices, lambda view: _at(walk, view, vector_dimension, k)))
 
 
-def _column_of(bound: np.ndarray, rank: int, dimension: int, k: int) -> np.ndarray:
-    return bound if bound.ndim < rank else bound.take([k], dimension)
+def column_of(known: np.ndarray, rank: int, dimension: int, k: int) -> np.ndarray:
+    """Number k along `dimension` of elements of an array of this rank; scalars and lines of size 1 stand for all."""
+    return known if known.ndim < rank or known.shape[dimension] == 1 else known.take([k], dimension)
 
 
 def _at(walk: Walk, view: View, dimension: int, k: int) -> View:
@@ -135,9 +137,7 @@ def start(walk: Walk, col: Column, size: int, window: int, from_end: bool = True
     """
     builder = walk.builder
     symbolic = builder.sizes.is_symbolic(size) or builder.sizes.is_symbolic(window)
-    known = known_integers(builder.sizes, col.value)
-    if known is None:
-        known = walk.array(col.value)
+    known = _known_view(walk, col.value)
     if known is not None and not symbolic:
         return _known_start(builder, col, known, size - window)
     value, least, most = col.value, *integer_range(col.value, builder.sizes)
@@ -169,22 +169,30 @@ def last_start(builder: Builder, size: int, window: int, dtype: oir.DataType) ->
     return builder.cast(builder.op("Sub", *ends, shape=()), dtype)
 
 
-def _known_start(builder: Builder, col: Column, known: np.ndarray, last: int) -> Start:
+def _known_start(builder: Builder, col: Column, known: View, last: int) -> Start:
+    array = builder.array(known.value)
+    assert array is not None
+    array = array.astype(np.int64)
     if col.limits is not None:
-        known = np.clip(known, *col.limits)
-    bounded = np.clip(known.astype(np.int64), 0, last)
-    given = col.look(_constant_view(builder, known.astype(np.int64)))
-    return Start(given, given if (bounded == known).all() else col.look(_constant_view(builder, bounded)))
+        array = np.clip(array, *col.limits)
+    bounded = np.clip(array, 0, last)
+    given = col.look(known.with_value(builder.constant(array)))
+    if (bounded == array).all():
+        return Start(given, given)
+    return Start(given, col.look(known.with_value(builder.constant(bounded))))
 
 
-def _constant_view(builder: Builder, array: np.ndarray) -> View:
-    """Dimensions along which nothing changes are repeated."""
+def _known_view(walk: Walk, value: ir.Value) -> View | None:
+    """The elements of `value` where they are known, those that repeat once."""
+    array = known_integers(walk.builder.sizes, value)
+    if array is None:
+        view = walk.view(value)
+        return None if walk.builder.array(view.value) is None else view
+    dims = shape(value)
     kept = [d for d in range(array.ndim) if array.shape[d] > 1 and (array != array.take([0], d)).any()]
-    if not array.size:
-        return View.of(builder.constant(array), array.shape)
-    line = array[tuple(slice(None) if d in kept else 0 for d in range(array.ndim))]
-    axes = tuple(kept.index(d) if d in kept else None for d in range(array.ndim))
-    return View(builder.constant(line), axes, array.shape)
+    line = array if not array.size else array[tuple(slice(None) if d in kept else 0 for d in range(array.ndim))]
+    axes = tuple(kept.index(d) if d in kept else None for d in range(array.ndim)) if array.size else range(array.ndim)
+    return View(walk.builder.constant(line), tuple(axes), dims)
 
 
 def _typed(builder: Builder, view: View) -> View:
@@ -201,7 +209,12 @@ def clip(builder: Builder, view: View, low: oir.Value, high: oir.Value) -> View:
 
 
 def known_integers(sizes: Sizes, value: ir.Value) -> np.ndarray | None:
-    """The elements of `value` if constants alone lead to it, none of which is as long as a symbolic size."""
+    """The elements of `value` if constants alone lead to it, none of which is as long as a symbolic size unless all of
+    its elements are the same. Of these there is one: every size is 1.
+    """
+    number = uniform(value)
+    if number is not None:
+        return np.full((1,) * len(shape(value)), number, numpy_dtype(element_type(value)))
     return None if _is_open(sizes, value, set()) else evaluate(value)
 
 

@@ -67,8 +67,11 @@ def uniform(value: ir.Value) -> int | None:
     while op is not None and op.name in ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose"):
         value = op.operands[0]
         op = defining_op(value)
-    number = splat(value)
-    return int(number) if isinstance(number, int | bool) else None
+    number, dtype = splat(value), numpy_dtype(element_type(value))
+    if not isinstance(number, int | bool) or dtype.kind not in "biu":
+        return None
+    # Attributes hold signed bits.
+    return int(number) % (1 << 8 * dtype.itemsize) if dtype.kind == "u" else int(number)
 
 
 def unwrapped(value: ir.Value, size: int) -> ir.Value | None:
