@@ -15,6 +15,7 @@ from zenith_mlir.onnx.lower.gather import GATHER
 from zenith_mlir.onnx.lower.mean import MEAN
 from zenith_mlir.onnx.lower.pool import POOL
 from zenith_mlir.onnx.lower.reduce import REDUCE
+from zenith_mlir.onnx.lower.select_scatter import SELECT_SCATTER
 from zenith_mlir.onnx.lower.shape import SHAPE
 from zenith_mlir.onnx.lower.types import TYPES
 from zenith_mlir.onnx.lower.update import UPDATE
@@ -35,6 +36,7 @@ LOWERINGS: dict[str, Lowering] = {
     **GATHER,
     **POOL,
     **REDUCE,
+    **SELECT_SCATTER,
     **SHAPE,
     **TYPES,
     **UPDATE,
