@@ -5,6 +5,7 @@ from __future__ import annotations
 from zenith_mlir.onnx.convert import Lowering
 from zenith_mlir.onnx.lower.bias import BIAS
 from zenith_mlir.onnx.lower.clip import CLIP
+from zenith_mlir.onnx.lower.complex import COMPLEX
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.convolution import CONVOLUTION
@@ -23,6 +24,7 @@ from zenith_mlir.onnx.lower.update import UPDATE
 __all__ = ["LOWERINGS"]
 
 LOWERINGS: dict[str, Lowering] = {
+    **COMPLEX,
     **COMPOSITE,
     **CONTROL,
     **CUSTOM_CALL,
