@@ -33,7 +33,7 @@ def elements(constant: ir.Operation) -> np.ndarray[Any, Any]:
         return np.asarray(constant.attributes["value"]).astype(dtype, copy=False).reshape(dims)
     except (TypeError, ValueError):
         # jaxlib 0.10 has no Python class at all for attributes of complex elements: the operation is read instead.
-        text = constant.get_asm()
+        text = str(constant.get_asm())
         return _parse(text[text.index("dense<") :], dtype, dims)
 
 
