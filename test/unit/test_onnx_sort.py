@@ -92,5 +92,5 @@ def test_by_the_reference() -> None:
 
 
 def test_another_order_is_refused() -> None:
-    with pytest.raises(ZenithError, match="compares operands"):
+    with pytest.raises(ZenithError, match="complex numbers"):
         agrees(lambda i: lax.sort(i.astype(jnp.complex64)).real, LINE)
