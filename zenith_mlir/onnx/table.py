@@ -16,6 +16,7 @@ from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
 from zenith_mlir.onnx.lower.mean import MEAN
 from zenith_mlir.onnx.lower.pool import POOL
+from zenith_mlir.onnx.lower.random_bits import RANDOM_BITS
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.scatter import SCATTER
 from zenith_mlir.onnx.lower.shape import SHAPE
@@ -40,6 +41,7 @@ LOWERINGS: dict[str, Lowering] = {
     **MEAN,
     **GATHER,
     **POOL,
+    **RANDOM_BITS,
     **REDUCE,
     **SCATTER,
     **SHAPE,
