@@ -112,7 +112,10 @@ def main() -> int:
     console = Console(width=170)
     bench = Bench()
     names = [name for name in race.live_models() if arguments.match in name]
-    rows = [bench.run(name) for name in track(names, "models", console=Console(stderr=True))]
+    rows = []
+    for name in track(names, "models", console=Console(stderr=True)):
+        rows.append(bench.run(name))
+        print(rows[-1], file=sys.stderr, flush=True)
     bench.stop()
     console.print(details(rows))
     console.print(summary(rows))

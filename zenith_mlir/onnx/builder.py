@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,10 @@ class Builder:
                 return value
             self._constants[key] = value
         return self._constants[key]
+
+    def known(self, key: tuple[Any, ...], make: Callable[[], Any]) -> oir.Value:
+        """The constant that `make` returns; it is made once for a key, whatever its size."""
+        return self._once(("known", *key), lambda: self.constant(make()), everywhere=True)
 
     def initializer(self, tensor: oir.TensorProtocol, name: str, shared: bool = False) -> oir.Value:
         """A value that the file holds. A `shared` one is read in several places and never written a second time."""

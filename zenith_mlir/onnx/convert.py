@@ -19,7 +19,7 @@ from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder, Origin
 from zenith_mlir.onnx.view import View
 
-__all__ = ["Lowering", "NotConvertible", "Walk", "onnx_type"]
+__all__ = ["COMPLEX_REASON", "Lowering", "NotConvertible", "Walk", "is_complex", "onnx_type"]
 
 Lowering = Callable[["Walk", ir.Operation], Sequence[View]]
 """Emits nodes for an operation and returns a view for each of its results."""
@@ -55,6 +55,8 @@ class Walk:
     views: dict[ir.Value, View] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
     refusals: list[Refusal] = field(default_factory=list)
+    parts: dict[ir.Value, tuple[View, View]] = field(default_factory=dict)
+    """Real and imaginary parts of complex values."""
 
     def view(self, value: ir.Value) -> View:
         return self.views[value]
@@ -97,7 +99,10 @@ class Walk:
         self.builder.origin = outer
 
     def _lowered(self, op: ir.Operation) -> Sequence[View]:
-        lowering = self.table.get(op.name)
+        complex_ = any(is_complex(value) for value in (*op.operands, *op.results))
+        lowering = self.table.get(f"complex {op.name}" if complex_ else op.name)
+        if lowering is None and complex_:
+            raise NotConvertible(COMPLEX_REASON)
         if lowering is None:
             raise NotConvertible(_WHY.get(op.name, "there is no ONNX form of it"))
         return lowering(self, op)
@@ -122,6 +127,16 @@ def onnx_type(value: ir.Value) -> oir.DataType:
         return oir.DataType.from_numpy(dtype)
     except TypeError:
         raise NotConvertible(f"ONNX has no element type {dtype}") from None
+
+
+def is_complex(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.RankedTensorType) and isinstance(element_type(value), ir.ComplexType)
+
+
+COMPLEX_REASON = (
+    "ONNX has no operators for complex numbers: they are converted between Fourier transforms, arithmetic, real and "
+    "imaginary parts, and can be neither inputs nor outputs"
+)
 
 
 def _called(op: ir.Operation) -> str:

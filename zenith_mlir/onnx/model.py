@@ -18,7 +18,7 @@ from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder
-from zenith_mlir.onnx.convert import Refusal, Walk, onnx_type
+from zenith_mlir.onnx.convert import COMPLEX_REASON, Refusal, Walk, is_complex, onnx_type
 from zenith_mlir.onnx.identities import drop_identities
 from zenith_mlir.onnx.layouts import stored_permutation
 from zenith_mlir.onnx.options import Options
@@ -73,6 +73,8 @@ def build_model(
         walk = Walk(builder, LOWERINGS, functions(module.operation))
         block = main.regions[0].blocks[0]
         results = walk.block(block, _arguments(builder, block, interface, options))
+        if any(is_complex(value) for value in list(block.operations)[-1].operands):
+            walk.refusals.append(Refusal("func.return", COMPLEX_REASON, ""))
         if walk.refusals:
             raise Unconvertible(walk.refusals)
         _set_outputs(builder, results, interface.outputs, options)

@@ -7,6 +7,7 @@ from zenith_mlir.onnx.lower.bias import BIAS
 from zenith_mlir.onnx.lower.bit_counts import BIT_COUNTS
 from zenith_mlir.onnx.lower.bitcasts import BITCASTS
 from zenith_mlir.onnx.lower.clip import CLIP
+from zenith_mlir.onnx.lower.complex import COMPLEX
 from zenith_mlir.onnx.lower.composite import COMPOSITE
 from zenith_mlir.onnx.lower.control import CONTROL
 from zenith_mlir.onnx.lower.convolution import CONVOLUTION
@@ -19,6 +20,7 @@ from zenith_mlir.onnx.lower.pool import POOL
 from zenith_mlir.onnx.lower.random_bits import RANDOM_BITS
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.scatter import SCATTER
+from zenith_mlir.onnx.lower.select_scatter import SELECT_SCATTER
 from zenith_mlir.onnx.lower.shape import SHAPE
 from zenith_mlir.onnx.lower.sort import SORT
 from zenith_mlir.onnx.lower.types import TYPES
@@ -29,6 +31,7 @@ __all__ = ["LOWERINGS"]
 LOWERINGS: dict[str, Lowering] = {
     **BITCASTS,
     **BIT_COUNTS,
+    **COMPLEX,
     **COMPOSITE,
     **CONTROL,
     **CUSTOM_CALL,
@@ -44,6 +47,7 @@ LOWERINGS: dict[str, Lowering] = {
     **RANDOM_BITS,
     **REDUCE,
     **SCATTER,
+    **SELECT_SCATTER,
     **SHAPE,
     **SORT,
     **TYPES,

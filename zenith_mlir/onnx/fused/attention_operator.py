@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as oir
 
 from zenith_mlir.dialects.attention import AttentionSpec, Step
@@ -182,7 +183,7 @@ def _mask(walk: Walk, spec: AttentionSpec, views: Sequence[View], heads: _Heads,
         return _Mask(is_causal=True)
     logits = Logits.of(walk, spec, views, views[0].dtype)
     seen = logits.visible(masks)
-    if len(masks) == len(steps) and not _sees_in_every_row(walk, seen):
+    if len(masks) == len(steps) and not _sees_in_every_row(walk, spec, masks, seen):
         if any(step.kind == "band_add" or step.value != masks[0].value or step.value == -math.inf for step in masks):
             return None
         seen = logits.bounds(seen, 0.0, _LOW, views[0].dtype)
@@ -194,9 +195,22 @@ def _mask(walk: Walk, spec: AttentionSpec, views: Sequence[View], heads: _Heads,
     return _Mask(arranged(walk.builder, seen, plain(order), spec.axes, groups))
 
 
-def _sees_in_every_row(walk: Walk, seen: View) -> bool:
+def _sees_in_every_row(walk: Walk, spec: AttentionSpec, masks: Sequence[Step], seen: View) -> bool:
+    if all(step.operand is None for step in masks):
+        return _bands_meet_every_row(walk, spec, masks)
     known = walk.builder.array(seen.value)
     if known is None:
         return False
     axis = seen.axes[-1]
     return bool(known.all() if axis is None else known.any(axis=axis).all())
+
+
+def _bands_meet_every_row(walk: Walk, spec: AttentionSpec, bands: Sequence[Step]) -> bool:
+    """Whether in every row r some column lies from r + low to r + high, for the highest low and the lowest high."""
+    t, s = spec.size("t"), spec.size("s")
+    low = max((step.low for step in bands if step.low is not None), default=-t)
+    high = min((step.high for step in bands if step.high is not None), default=s)
+    if any(walk.builder.sizes.is_symbolic(size) for size in (t, s)):
+        return low <= 0 <= high and (t == s or all(step.low is None for step in bands))
+    rows = np.arange(t)
+    return bool((np.maximum(rows + low, 0) <= np.minimum(rows + high, s - 1)).all())

@@ -26,6 +26,9 @@ _BOOL = oir.DataType.BOOL
 # A fill this low next to any logit that is not itself as large leaves nothing of it: the weight is 0, and where a whole
 # row is filled all weights are equal.
 HIDES = -1e9
+# Bands of more elements are computed from the numbers of rows and columns, so that they are no part of the file;
+# onnxruntime computes them once, when it loads the model.
+_WRITTEN = 1 << 16
 
 
 def hides(step: Step, kinds: Sequence[str] = ("select", "band")) -> bool:
@@ -108,12 +111,10 @@ class Logits:
         """low <= column - row <= high, of numbers where the sizes are numbers."""
         builder, spec = self.walk.builder, self.spec
         t, s = spec.size("t"), spec.size("s")
-        symbolic = builder.sizes.is_symbolic(t) or builder.sizes.is_symbolic(s)
-        if not symbolic:
-            seen = builder.constant(_inside(np.arange(s)[None, :] - np.arange(t)[:, None], step))
-            return self._over_rows(seen, ("t", "s"))
-        row = self._over_rows(number_line(builder, t, oir.DataType.INT64), ("t",))
-        column = self._over_rows(number_line(builder, s, oir.DataType.INT64), ("s",))
+        if t * s <= _WRITTEN and not builder.sizes.is_symbolic(t) and not builder.sizes.is_symbolic(s):
+            make = lambda: _inside(np.arange(s)[None, :] - np.arange(t)[:, None], step)  # noqa: E731
+            return self._over_rows(builder.known(("band", t, s, step.low, step.high), make), ("t", "s"))
+        row, column = (self._over_rows(self._line(size), (name,)) for size, name in ((t, "t"), (s, "s")))
         distance = self._node("Sub", column, row)
         bounds = [("GreaterOrEqual", step.low), ("LessOrEqual", step.high)]
         found = [
@@ -123,11 +124,17 @@ class Logits:
         ]
         return found[0] if len(found) == 1 else self._node("And", *found)
 
+    def _line(self, size: int) -> oir.Value:
+        builder = self.walk.builder
+        if builder.sizes.is_symbolic(size):
+            return number_line(builder, size, oir.DataType.INT64)
+        return builder.known(("line", size), lambda: np.arange(size))
+
     def _over_rows(self, value: oir.Value, names: Sequence[str]) -> View:
         order, sizes = self.spec.logit_axes, self.spec.axes
-        if "t" not in order and "t" in names:
-            value = self.walk.builder.reshape(value, [self.spec.size("s")])
-            names = ("s",)
+        if "t" not in order and "t" in names:  # one row
+            names = tuple(name for name in names if name != "t")
+            value = self.walk.builder.reshape(value, [self.spec.axes[name] for name in names])
         return View(
             value,
             tuple(names.index(axis) if axis in names else None for axis in order),
@@ -165,8 +172,8 @@ class Logits:
         known = [array for view in (seen, yes, no) if (array := self.walk.builder.array(view.value)) is not None]
         if len(known) == 3 and not yes.order and not no.order:
             numbers = [array.reshape(-1)[0] for array in known[1:]]
-            chosen = np.asarray(np.where(known[0], *numbers), yes.dtype.numpy())
-            return seen.with_value(self.walk.builder.constant(chosen))
+            make = lambda: np.asarray(np.where(known[0], *numbers), yes.dtype.numpy())  # noqa: E731
+            return seen.with_value(self.walk.builder.known((seen.value, *map(str, numbers), yes.dtype), make))
         return elementwise(self.walk.builder, "Where", seen, yes, no, dtype=yes.dtype, data=1)
 
     def _node(self, op_type: str, *views: View) -> View:

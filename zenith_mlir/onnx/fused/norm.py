@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from zenith_mlir.onnx.convert import Walk, onnx_type
 from zenith_mlir.onnx.fused.operands import cast_view, widened
 from zenith_mlir.onnx.view import View
 
-__all__ = ["Normalise", "fits", "norm", "shifted"]
+__all__ = ["Normalise", "fits", "norm", "ones", "shifted"]
 
 _FOLDED = 1 << 16
 
@@ -58,10 +59,15 @@ def _weight(
 ) -> oir.Value:
     """weight + offset; ones where there is no weight."""
     if not spec.weight:
-        if not any(builder.sizes.is_symbolic(size) for size in shape):
-            return builder.constant(np.ones(shape), dtype)
-        return builder.expand(builder.reshape(builder.scalar(1, dtype), [1] * len(shape)), shape)
+        return ones(builder, shape, dtype)
     return shifted(builder, builder.cast(dense(builder, named["weight"]), dtype), spec.offset)
+
+
+def ones(builder: Builder, shape: Sequence[int], dtype: oir.DataType) -> oir.Value:
+    """Weights of operators that have to have some; many of them are no part of the file."""
+    if math.prod(shape) <= 1024 and not any(builder.sizes.is_symbolic(size) for size in shape):
+        return builder.constant(np.ones(shape), dtype)
+    return builder.expand(builder.reshape(builder.scalar(1, dtype), [1] * len(shape)), shape)
 
 
 def shifted(builder: Builder, value: oir.Value, offset: float) -> oir.Value:

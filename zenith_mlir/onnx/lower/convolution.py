@@ -126,6 +126,7 @@ def _transposed(conv: _Conv) -> oir.Value:
     lies outside of the reach of all elements is 0.
     """
     builder, axes = conv.builder, conv.axes
+    window_attributes(builder, conv.windows)  # refuses symbolic numbers, of which others are made below
     kernel = builder.reverse(conv.kernel, [axis for axis in axes if axis not in conv.flipped])
     outputs, features, *sizes = builder.shape(kernel)
     by_group = builder.reshape(kernel, [conv.groups, outputs // conv.groups, features, *sizes])

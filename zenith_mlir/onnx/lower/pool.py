@@ -147,7 +147,7 @@ def _arranged(
     if len(order) - first > 3:
         return None
     sizes = [view.shape[d] for d in order]
-    lead = [math.prod(sizes[: first - 1]), sizes[first - 1]] if first > 1 else [1] * (2 - first) + sizes[:first]
+    lead = [math.prod(sizes[: first - 1]), sizes[first - 1]] if first > 1 else [*sizes[:first], 1, 1][:2]
     value = builder.reshape(builder.cast(in_order(builder, view, order), dtype), [*lead, *sizes[first:]])
     return _Arranged(value, [given[d] for d in order[first:]], lead, order, dims)
 
