@@ -11,6 +11,8 @@ import pytest
 from jax import lax
 from unit.onnx_checks import agrees
 
+from zenith_mlir.errors import ZenithError
+
 pytestmark = pytest.mark.once
 
 RNG = np.random.default_rng(0)
@@ -128,3 +130,8 @@ def test_fraction_of_bits_is_arithmetic_of_three_nodes() -> None:
         return lax.bitcast_convert_type((x >> 9) | np.uint32(0x3F800000), jnp.float32) - 1
 
     assert agrees(fn, WORDS) == ["BitShift", "Cast", "Mul", "Add", "Sub"]
+
+
+def test_the_generator_of_the_device_is_refused() -> None:
+    with pytest.raises(ZenithError, match="threefry2x32"):
+        agrees(lambda seed: jax.random.bits(jax.random.key(seed, impl="rbg"), (3,)), np.int32(3))

@@ -64,6 +64,7 @@ GATHERS: dict[str, tuple[Any, ...]] = {
     "repeated_ids": (lambda t, i: t[jnp.broadcast_to(i[None], (2, 3))], TABLE, IDS[0]),
     "uint8": (lambda t, i: t[i], TABLE, np.array([0, 255, 49, 50], np.uint8)),
     "int8": (lambda t, i: t[i], TABLE, np.array([0, -1, 49, 50, -50, -51], np.int8)),
+    "wrapping": (lambda t, i: t[(i & 65535) * 65537], TABLE, np.array([0, 65535, 65534, 65000], np.int32)),
     "uint32": (lambda t, i: t[i], TABLE, np.array([0, 2**32 - 1, 49, 50, 2**31], np.uint32)),
     "booleans": (lambda t, i: t[i], TABLE > 0, IDS),
     "bfloat16": (lambda t, i: t.astype(jnp.bfloat16)[i].astype(jnp.float32), TABLE, IDS),

@@ -12,6 +12,8 @@ from jax import lax
 from unit.onnx_checks import agrees
 
 from zenith_mlir.errors import ZenithError
+from zenith_mlir.module import load
+from zenith_mlir.onnx.model import Interface, build_model
 
 pytestmark = pytest.mark.once
 
@@ -91,6 +93,22 @@ def test_by_the_reference() -> None:
     agrees(*SORTS["with_others"], reference=True)
 
 
+BY_SIZE = """
+func.func public @main(%x: tensor<5xf32>) -> tensor<5xf32> {
+  %0 = "stablehlo.sort"(%x) <{dimension = 0 : i64, is_stable = true}> ({
+  ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+    %1 = stablehlo.abs %a : tensor<f32>
+    %2 = stablehlo.compare LT, %1, %b, FLOAT : (tensor<f32>, tensor<f32>) -> tensor<i1>
+    stablehlo.return %2 : tensor<i1>
+  }) : (tensor<5xf32>) -> tensor<5xf32>
+  return %0 : tensor<5xf32>
+}
+"""
+
+
 def test_another_order_is_refused() -> None:
-    with pytest.raises(ZenithError, match="complex numbers"):
-        agrees(lambda i: lax.sort(i.astype(jnp.complex64)).real, LINE)
+    with pytest.raises(ZenithError, match="compares operands"):
+        build_model(load(BY_SIZE.encode()), Interface())
+    total = BY_SIZE.replace("%1, %b, FLOAT", "%a, %b, TOTALORDER")
+    with pytest.raises(ZenithError, match="zeros of both signs"):
+        build_model(load(total.encode()), Interface())

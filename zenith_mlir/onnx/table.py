@@ -17,6 +17,7 @@ from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.gather import GATHER
 from zenith_mlir.onnx.lower.mean import MEAN
 from zenith_mlir.onnx.lower.pool import POOL
+from zenith_mlir.onnx.lower.random_bits import RANDOM_BITS
 from zenith_mlir.onnx.lower.reduce import REDUCE
 from zenith_mlir.onnx.lower.scatter import SCATTER
 from zenith_mlir.onnx.lower.select_scatter import SELECT_SCATTER
@@ -43,6 +44,7 @@ LOWERINGS: dict[str, Lowering] = {
     **MEAN,
     **GATHER,
     **POOL,
+    **RANDOM_BITS,
     **REDUCE,
     **SCATTER,
     **SELECT_SCATTER,
