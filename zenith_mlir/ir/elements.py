@@ -11,7 +11,7 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import element_type, shape, splat
 from zenith_mlir.ir.signature import numpy_dtype
 
-__all__ = ["elements"]
+__all__ = ["elements", "splat_element"]
 
 _TOKEN = re.compile(r"0x[0-9A-Fa-f]+|[-+]?[\d.]+(?:[eE][-+]?\d+)?|true|false")
 
@@ -24,10 +24,8 @@ def elements(constant: ir.Operation) -> np.ndarray[Any, Any]:
     """
     result = constant.results[0]
     dims, dtype = shape(result), numpy_dtype(element_type(result))
-    number = splat(result)
-    if number is not None:
-        # Attributes hold signed bits; an unsigned number comes back as the negative one of the same bits.
-        scalar = np.asarray(int(number) % 2 ** (8 * dtype.itemsize) if dtype.kind == "u" else number, dtype)
+    scalar = splat_element(constant)
+    if scalar is not None:
         return np.broadcast_to(scalar, dims)
     try:
         return np.asarray(constant.attributes["value"]).astype(dtype, copy=False).reshape(dims)
@@ -35,6 +33,16 @@ def elements(constant: ir.Operation) -> np.ndarray[Any, Any]:
         # jaxlib 0.10 has no Python class at all for attributes of complex elements: the operation is read instead.
         text = str(constant.get_asm())
         return _parse(text[text.index("dense<") :], dtype, dims)
+
+
+def splat_element(constant: ir.Operation) -> np.ndarray[Any, Any] | None:
+    """The one number that fills a stablehlo.constant, of shape (); None for others."""
+    result = constant.results[0]
+    number, dtype = splat(result), numpy_dtype(element_type(result))
+    if number is None:
+        return None
+    # Attributes hold signed bits; an unsigned number comes back as the negative one of the same bits.
+    return np.asarray(int(number) % 2 ** (8 * dtype.itemsize) if dtype.kind == "u" else number, dtype)
 
 
 def _parse(text: str, dtype: np.dtype[Any], dims: tuple[int, ...]) -> np.ndarray[Any, Any]:
