@@ -54,7 +54,7 @@ def test_programs(program: Program) -> None:
     assert ("Attention" in types) == (program.name not in SPELLED), types
 
 
-@pytest.mark.parametrize("program", RAISED[::3], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", RAISED[::5], ids=lambda program: program.name)
 def test_before_the_operator(program: Program) -> None:
     got, types, want = results(first(program), program.arguments, 17)
     same(got, want, 1e-2 if program.arguments[0].dtype == jnp.bfloat16 else 1e-6)

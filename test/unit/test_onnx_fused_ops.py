@@ -39,7 +39,7 @@ def agrees(function: Function, arguments: Sequence[Any], passes: str, tolerance:
 ROTARY = [p for p in rotary_programs.RAISED if not {"complex", "gathered", "written"} & set(p.name.split())]
 
 
-@pytest.mark.parametrize("program", ROTARY[::2], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", ROTARY[::3], ids=lambda program: program.name)
 def test_rotary(program: Any) -> None:
     narrow = program.arguments[0].dtype == jnp.bfloat16
     types = agrees(program.function, program.arguments, "raise-rotary", 1e-2 if narrow else 1e-6)
@@ -88,7 +88,7 @@ def test_group_norms(name: str, far: float) -> None:
 LOSSES = [p for p in cross_entropy_programs.LOSSES if p.name not in ("z-loss", "z-loss rule", "lse minus one-hot")]
 
 
-@pytest.mark.parametrize("program", LOSSES[::2], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", LOSSES[::3], ids=lambda program: program.name)
 def test_losses(program: Any) -> None:
     narrow = program.name == "bfloat16"
     types = agrees(program.function, program.arguments, "raise-cross-entropy", 1e-2 if narrow else 1e-6)
@@ -97,7 +97,7 @@ def test_losses(program: Any) -> None:
 
 INF, NAN = np.inf, np.nan
 LOGITS = np.asarray(
-    [[INF, 1, 2], [-INF, -INF, -INF], [-INF, 1, 2], [NAN, INF, 1], [NAN, 1, 2], [3e38, 1, -3e38],
+    [[INF, 1, 2], [-INF, -INF, -INF], [-INF, 1, 2], [INF, NAN, 1], [NAN, 1, 2], [3e38, 1, -3e38],
      [9, -9, 1], [1, 2, 3]],
     np.float32,
 )  # fmt: skip
