@@ -11,9 +11,18 @@ from jaxlib.mlir import ir
 from zenith_mlir.ir.facts import element_type, shape, splat
 from zenith_mlir.ir.signature import numpy_dtype
 
-__all__ = ["elements"]
+__all__ = ["elements", "splat_element"]
 
 _TOKEN = re.compile(r"0x[0-9A-Fa-f]+|[-+]?[\d.]+(?:[eE][-+]?\d+)?|true|false")
+
+
+def splat_element(constant: ir.Operation) -> np.ndarray[Any, Any]:
+    """The one element of a splat constant, a scalar: its shape may be larger than what NumPy can count."""
+    result = constant.results[0]
+    number, dtype = splat(result), numpy_dtype(element_type(result))
+    assert number is not None
+    # Attributes hold signed bits; an unsigned number comes back as the negative one of the same bits.
+    return np.asarray(int(number) % 2 ** (8 * dtype.itemsize) if dtype.kind == "u" else number, dtype)
 
 
 def elements(constant: ir.Operation) -> np.ndarray[Any, Any]:
@@ -26,9 +35,7 @@ def elements(constant: ir.Operation) -> np.ndarray[Any, Any]:
     dims, dtype = shape(result), numpy_dtype(element_type(result))
     number = splat(result)
     if number is not None:
-        # Attributes hold signed bits; an unsigned number comes back as the negative one of the same bits.
-        scalar = np.asarray(int(number) % 2 ** (8 * dtype.itemsize) if dtype.kind == "u" else number, dtype)
-        return np.broadcast_to(scalar, dims)
+        return np.broadcast_to(splat_element(constant), dims)
     try:
         return np.asarray(constant.attributes["value"]).astype(dtype, copy=False).reshape(dims)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as oir
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.elements import elements
+from zenith_mlir.ir.elements import elements, splat_element
 from zenith_mlir.ir.facts import int_list, shape, splat
 from zenith_mlir.onnx.arrange import aligned, common_order, dense
 from zenith_mlir.onnx.builder import Builder
@@ -21,10 +21,9 @@ __all__ = ["SHAPE", "concatenate", "pad_axes", "slice_axes", "spread"]
 def _constant(walk: Walk, op: ir.Operation) -> Sequence[View]:
     result = op.results[0]
     dims, dtype = shape(result), onnx_type(result)
-    number = splat(result)
-    array = elements(op)
-    if number is not None or array.size == 1:
-        return [View(walk.builder.constant(array.reshape(-1)[:1].reshape(()), dtype), (None,) * len(dims), dims)]
+    array = elements(op) if splat(result) is None else splat_element(op)
+    if array.size == 1:
+        return [View(walk.builder.constant(array.reshape(()), dtype), (None,) * len(dims), dims)]
     return [View.of(walk.builder.constant(array, dtype), dims)]
 
 
