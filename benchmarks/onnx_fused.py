@@ -89,7 +89,7 @@ def attentions() -> Iterator[Case]:
         return ops.attention(q, k, v, mask=m, is_causal=True)
 
     def rotated(x: Any, angles: Any) -> Any:
-        return ops.rotary(x, jnp.cos(angles), jnp.sin(angles))
+        return ops.rotary(x, jnp.cos(angles)[:, None], jnp.sin(angles)[:, None])
 
     for b, t, s, h, g, d in ((2, 64, 64, 12, 1, 64), (1, 256, 256, 8, 1, 64), (1, 1, 512, 4, 4, 128)):
         q, k, v = array(b, t, h * g, d), array(b, s, h, d, seed=1), array(b, s, h, d, seed=2)

@@ -35,7 +35,8 @@ DECLARATIONS: dict[str, Declaration] = {
         "b t h g d, b s h d, b s h e -> b t h g e, b h g t, b h g t",
         "b, h, g; t where no step is a band",
         "zenith.attention_vjp",
-        "Attention-23 (scale, softcap, causal bands, grouped heads; other bands, masks and biases as attn_mask)",
+        "Attention-23 (scale, softcap, grouped heads; causal bands as is_causal, other bands and masks as attn_mask); "
+        "MatMul-13 and Softmax-13 for biases, sinks and steps on the probabilities",
     ),
     "zenith.attention_vjp": Declaration(
         "b t h g d, b s h d, b s h e, b t h g e, b h g t, b h g t, b t h g e -> b t h g d, b s h d, b s h e",
@@ -48,29 +49,37 @@ DECLARATIONS: dict[str, Declaration] = {
     ),
     "zenith.layer_norm_vjp": Declaration(_NORM_VJP, "...", _FORMULA, _NONE),
     "zenith.rms_norm": Declaration(
-        _NORM, "...", "zenith.rms_norm_vjp", "RMSNormalization-23; Add-14 for a residual, an offset and a bias"
+        _NORM,
+        "...",
+        "zenith.rms_norm_vjp",
+        "RMSNormalization-23, before Pow-15 and ReduceMean-13; Add-14 for residual, offset, bias",
     ),
     "zenith.rms_norm_vjp": Declaration(_NORM_VJP, "...", _FORMULA, _NONE),
     "zenith.group_norm": Declaration(
         "b y x g c, g c, g c -> b y x g c",
         "every axis that is not normalised",
         _FORMULA,
-        "GroupNormalization-21, InstanceNormalization-6; Add-14 for an offset",
+        "LayerNormalization-17 over what is normalised; Mul-14 and Add-14 for the weight and the bias",
     ),
-    "zenith.gelu": Declaration("... f, f -> ... f", _ELEMENTWISE, "zenith.gelu_vjp", "Gelu-20; Add-14 for a bias"),
+    "zenith.gelu": Declaration(
+        "... f, f -> ... f",
+        _ELEMENTWISE,
+        "zenith.gelu_vjp",
+        "Gelu-20, before Erf-13 or Sigmoid-13; Add-14 for a bias",
+    ),
     "zenith.gelu_vjp": Declaration("... f, f, ... f -> ... f", _ELEMENTWISE, _FORMULA, _NONE),
     "zenith.silu": Declaration(
         "... f, f -> ... f",
         _ELEMENTWISE,
         "zenith.silu_vjp",
-        "Swish-24, before Sigmoid-13 and Mul-14; Add-14 for a bias",
+        "Sigmoid-13 and Mul-14, or Swish-24; Add-14 for a bias",
     ),
     "zenith.silu_vjp": Declaration("... f, f, ... f -> ... f", _ELEMENTWISE, _FORMULA, _NONE),
     "zenith.swiglu": Declaration(
         "... f, ... f, f, f -> ... f",
         "every one; not f where gate and up are halves of one operand",
         "zenith.swiglu_vjp",
-        "the operators of its activation and Mul-14; Split-18 for halves, Add-14 for biases",
+        "the operators of its activation and Mul-14; Split-13 for halves, Add-14 for biases",
     ),
     "zenith.swiglu_vjp": Declaration(
         "... f, ... f, f, f, ... f -> ... f, ... f",
@@ -88,17 +97,20 @@ DECLARATIONS: dict[str, Declaration] = {
         "... V, ... -> ..., ..., ...",
         "...",
         "zenith.cross_entropy_vjp",
-        "SoftmaxCrossEntropyLoss-13 with reduction none, where nothing is smoothed and there is no z-loss",
+        "LogSoftmax-13 and GatherElements-13, where there is no z-loss",
     ),
     "zenith.cross_entropy_vjp": Declaration("... V, ..., ..., ..., ..., ... -> ... V, ...", "...", _FORMULA, _NONE),
     "zenith.rotary": Declaration(
-        "b t h d, b t h r, b t h r -> b t h d", "b, t, h", "zenith.rotary_vjp", "RotaryEmbedding-23"
+        "b t h d, b t h r, b t h r -> b t h d",
+        "b, t, h",
+        "zenith.rotary_vjp",
+        "RotaryEmbedding-23, where the tables do not differ over heads",
     ),
     "zenith.rotary_vjp": Declaration("b t h d, b t h r, b t h r -> b t h d", "b, t, h", _FORMULA, _NONE),
     "zenith.matmul": Declaration(
         "p m k, p k n, p m n -> p m n",
         "p, m, n",
         "zenith.matmul of the cotangent and the other operand, and the gradients of the steps",
-        "MatMul-13; Add-14, Mul-14, Relu-14, Tanh-13, Sigmoid-13, Gelu-20 for the steps",
+        "MatMul-13; Add-14, Mul-14, Relu-14, Tanh-13, Sigmoid-13, Gelu-20, Cast-13 for the steps",
     ),
 }

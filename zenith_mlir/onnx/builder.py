@@ -218,8 +218,9 @@ class Builder:
 
     def reshape(self, value: oir.Value, shape: Sequence[int]) -> oir.Value:
         old, new = self.shape(value), tuple(shape)
-        if old == new:
-            return value
+        before = self._before_reshapes(value, new)
+        if before is not None:
+            return before
         if self._foldable(value):
             return self._fold(value, ("R", *new), new, lambda array: array.reshape(new))
         inserted = _inserted_ones(old, new)
@@ -233,6 +234,14 @@ class Builder:
                 allowzero=None if all(new) else 1,
             )[0]
         return self._once(("R", value, *new), emit)
+
+    def _before_reshapes(self, value: oir.Value, shape: tuple[int, ...]) -> oir.Value | None:
+        """`value`, or what was reshaped into it, if it has this shape."""
+        found: oir.Value | None = value
+        while found is not None and self.shape(found) != shape:
+            node = found.producer()
+            found = node.inputs[0] if node is not None and node.op_type in ("Reshape", "Unsqueeze") else None
+        return found
 
     def expand(self, value: oir.Value, shape: Sequence[int]) -> oir.Value:
         new = tuple(shape)

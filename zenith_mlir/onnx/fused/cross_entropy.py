@@ -17,11 +17,12 @@ from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Walk, onnx_type
 from zenith_mlir.onnx.fused.operands import attributes, widened
 from zenith_mlir.onnx.lower.reduce import reduce_axes
+from zenith_mlir.onnx.lower.reduce_node import reduce_node
 from zenith_mlir.onnx.view import View
 
 __all__ = ["cross_entropy"]
 
-_BOOL, _INT64 = oir.DataType.BOOL, oir.DataType.INT64
+_BOOL = oir.DataType.BOOL
 
 
 def cross_entropy(walk: Walk, op: ir.Operation) -> Sequence[View] | None:
@@ -38,9 +39,12 @@ def cross_entropy(walk: Walk, op: ir.Operation) -> Sequence[View] | None:
 
 def _loss(builder: Builder, spec: CrossEntropySpec, x: View, labels: oir.Value, dtype: oir.DataType) -> View:
     classes, rows, column = x.shape[-1], x.shape[:-1], (*x.shape[:-1], 1)
-    labels = builder.reshape(builder.cast(labels, _INT64), column)
-    inside = _inside(builder, labels, -classes if spec.outside == "fill" else 0, classes)
-    index = builder.op("Where", inside, labels, builder.scalar(0, _INT64), shape=column, data=1)
+    if labels.dtype != oir.DataType.INT32:
+        labels = builder.cast(labels, oir.DataType.INT64)
+    labels = builder.reshape(labels, column)
+    bounds = [-classes if spec.outside == "fill" else 0, classes - 1]
+    index = builder.op("Clip", labels, *(builder.scalar(bound, _dtype(labels)) for bound in bounds), shape=column)
+    inside = builder.op("Equal", index, labels, shape=column, dtype=_BOOL)
     log = builder.op("LogSoftmax", x.value, shape=x.shape, axis=-1)
     loss = builder.op("Neg", _taken(builder, log, index), shape=column)
     if spec.infinity == "inf":
@@ -55,24 +59,24 @@ def _loss(builder: Builder, spec: CrossEntropySpec, x: View, labels: oir.Value, 
     return View.of(builder.cast(builder.reshape(loss, rows), dtype), rows)
 
 
-def _inside(builder: Builder, labels: oir.Value, low: int, high: int) -> oir.Value:
-    shape = builder.shape(labels)
-    above = builder.op("GreaterOrEqual", labels, builder.scalar(low, _INT64), shape=shape, dtype=_BOOL)
-    below = builder.op("Less", labels, builder.scalar(high, _INT64), shape=shape, dtype=_BOOL)
-    return builder.op("And", above, below, shape=shape)
-
-
 def _taken(builder: Builder, value: oir.Value, index: oir.Value) -> oir.Value:
     """Negative indices count from the end."""
     return builder.op("GatherElements", value, index, shape=builder.shape(index), axis=-1)
 
 
 def _with_infinity(builder: Builder, x: View, index: oir.Value, loss: oir.Value) -> oir.Value:
-    """A row that holds +inf has an infinite loss, unless the label is there; LogSoftmax makes NaN of all of it."""
-    shape = builder.shape(index)
-    infinity = builder.scalar(math.inf, x.dtype)
-    maximum = builder.reshape(reduce_axes(builder, "stablehlo.maximum", x, [x.rank - 1]).value, shape)
-    infinite = builder.op("Equal", maximum, infinity, shape=shape, dtype=_BOOL)
-    elsewhere = builder.op("Less", _taken(builder, x.value, index), infinity, shape=shape, dtype=_BOOL)
-    both = builder.op("And", infinite, elsewhere, shape=shape)
-    return builder.op("Where", both, infinity, loss, shape=shape, data=1)
+    """A row that holds +inf, and no NaN, has an infinite loss, unless the label is there; LogSoftmax makes NaN of it.
+
+    The maximum leaves NaN out, squares do not.
+    """
+    shape, axes = builder.shape(index), [x.rank - 1]
+    largest, squares = (reduce_node(builder, name, x.value, axes, shape) for name in ("ReduceMax", "ReduceSumSquare"))
+    least = builder.op("Min", largest, squares, shape=shape)
+    infinite = builder.op("Equal", least, builder.scalar(math.inf, x.dtype), shape=shape, dtype=_BOOL)
+    difference = builder.op("Sub", largest, _taken(builder, x.value, index), shape=shape)
+    return builder.op("Where", infinite, difference, loss, shape=shape, data=1)
+
+
+def _dtype(value: oir.Value) -> oir.DataType:
+    assert value.dtype is not None
+    return value.dtype
