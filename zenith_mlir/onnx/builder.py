@@ -56,6 +56,8 @@ class Builder:
         self._constants: dict[tuple[Any, ...], oir.Value] = {}
         self._arranged: list[dict[tuple[Any, ...], oir.Value]] = [{}]
         self._shared: set[oir.Value] = set()
+        # The names of weights that values were rearranged from.
+        self._roots: dict[oir.Value, str] = {}
         self._count = 0
 
     # Values
@@ -96,6 +98,21 @@ class Builder:
         if shared:
             self._shared.add(value)
         return value
+
+    def weight(self, tensor: oir.TensorProtocol, name: str, shared: bool) -> oir.Value:
+        """An initializer of the user's, who shall find its name in the file."""
+        value = self.initializer(tensor, name, shared)
+        self._roots[value] = name
+        return value
+
+    def restore_names(self) -> None:
+        """Give what is left of weights in another order their names back, where the weights themselves are gone."""
+        used = {value for node in self.main.all_nodes() for value in node.inputs if value is not None}
+        for value, name in self._roots.items():
+            if value in used and value.name != name and name not in self.main.initializers:
+                self.main.initializers.pop(str(value.name))
+                value.name = name
+                self.main.register_initializer(value)
 
     def scalar(self, number: Any, dtype: oir.DataType) -> oir.Value:
         return self.constant(np.asarray(number).astype(dtype.numpy()))
@@ -259,15 +276,20 @@ class Builder:
         assert tensor is not None
 
         def emit() -> oir.Value:
-            if tensor.nbytes <= _SMALL:
+            root = self._roots.get(value)
+            if tensor.nbytes <= _SMALL and root is None:
                 return self.constant(rearrange(tensor.numpy()))
+            name = self.new_name(root or "c")
             lazy = oir.LazyTensor(
                 lambda: oir.Tensor(np.ascontiguousarray(rearrange(tensor.numpy()))),
                 tensor.dtype,
                 oir.Shape(shape),
-                name=self.new_name(value.name or "c"),
+                name=name,
             )
-            return self.initializer(lazy, str(lazy.name))
+            result = self.initializer(lazy, name)
+            if root is not None:
+                self._roots[result] = root
+            return result
 
         return self._once((value, *how), emit, everywhere=True)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import onnx_ir as oir
 
 from zenith_mlir.ir.dimensions import is_symbolic
+from zenith_mlir.ir.facts import users
+from zenith_mlir.ir.signature import main_function
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.chlo import expand_chlo
@@ -62,7 +63,8 @@ def prepare(program: Program, options: Options, step: Step = lambda doing: None)
     added = fold_constants(module, known, sizes.is_symbolic)
     weights = dict(program.weights)
     for index, (array, leaves) in added.items():
-        weights[index] = Weight(_folded_name(index, leaves, program), lambda array=array: array)  # type: ignore[misc]
+        name = _take_name(module, weights, index, sorted(leaves))
+        weights[index] = Weight(name, lambda array=array: array)  # type: ignore[misc]
     inputs = dict(program.inputs)
     if options.weights == "input":
         inputs.update((index, weights.pop(index).name) for index in program.weights)
@@ -118,7 +120,18 @@ def convert(program: Program, options: Options, step: Step = lambda doing: None)
     return Converted(model, (*program.notes, *builder.notes), Counter(builder.fused_ops))
 
 
-def _folded_name(index: int, leaves: Any, program: Program) -> str:
-    """Called after the first weight that it is made of."""
-    names = [program.weights[leaf].name for leaf in sorted(leaves)]
-    return f"{names[0]}.folded_{index}" if names else f"constant_{index}"
+def _take_name(module: Module, weights: dict[int, Weight], index: int, leaves: Sequence[int]) -> str:
+    """What argument `index`, computed from the weights `leaves`, is called: as one of them of its shape that nothing
+    else uses now, else after the first.
+    """
+    arguments = main_function(module.ir).regions[0].blocks[0].arguments
+    for leaf in leaves:
+        name = weights[leaf].name
+        if arguments[leaf].type == arguments[index].type and not users(arguments[leaf]) and not name.endswith(_GONE):
+            weights[leaf] = replace(weights[leaf], name=name + _GONE)
+            return name
+    return f"{weights[leaves[0]].name.removesuffix(_GONE)}.folded_{index}" if leaves else f"constant_{index}"
+
+
+# The name of a weight whose place another took; it is not written.
+_GONE = ".folded"

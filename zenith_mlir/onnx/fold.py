@@ -1,4 +1,4 @@
-"""What depends on constants and weights only is computed once, at export, by XLA: the numbers are JAX's own.
+"""What depends on constants and weights only is computed once, at export, by XLA or as XLA does.
 
 BatchNorm folded into a convolution, position tables, masks, index arithmetic. What only moves or repeats elements is
 left to the views of the converter, and nothing is computed that takes more room than what it is made of.
@@ -19,6 +19,7 @@ from zenith_mlir.ir.outline import clone_op
 from zenith_mlir.ir.signature import main_function, numpy_dtype, update_signature
 from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
+from zenith_mlir.onnx.numpy_values import can_compute, compute
 
 __all__ = ["fold_constants"]
 
@@ -125,9 +126,14 @@ def _evaluate(
     module: Module, frontier: list[ir.Value], known: _Known, weights: Mapping[int, Callable[[], Array]]
 ) -> list[Array]:
     needed = sorted(frozenset[int]().union(*(known.leaves[value] for value in frontier)))
+    arrays = [weights[i]() for i in needed]
+    ops = _cone(frontier, known.main)
+    if can_compute(ops):
+        arguments = known.main.regions[0].blocks[0].arguments
+        values = compute(ops, {arguments[i]: array for i, array in zip(needed, arrays, strict=True)})
+        return [values[value] for value in frontier]
     program = _program(module, frontier, known, needed)
-    results = program.compile("cpu")(*(weights[i]() for i in needed))
-    return [np.asarray(result) for result in results]
+    return [np.asarray(result) for result in program.compile("cpu")(*arrays)]
 
 
 def _program(module: Module, frontier: list[ir.Value], known: _Known, needed: list[int]) -> Module:

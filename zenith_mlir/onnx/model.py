@@ -83,6 +83,7 @@ def build_model(
         builder.main, ir_version=_IR_VERSIONS[options.opset], producer_name="zenith_mlir", producer_version=__version__
     )
     _clean(model)
+    builder.restore_names()
     return model, builder
 
 
@@ -102,7 +103,7 @@ def _argument(builder: Builder, argument: ir.BlockArgument, index: int, interfac
     if index in interface.weights:
         weight = interface.weights[index]
         tensor = _tensor(weight, dtype, dims)
-        return View.of(builder.initializer(tensor, weight.name, shared=len(users(argument)) > 1), dims)
+        return View.of(builder.weight(tensor, weight.name, shared=len(users(argument)) > 1), dims)
     name = interface.inputs.get(index, f"arg{index}")
     permutation = stored_permutation(options.layouts, name, dims)
     value = builder.value(dtype, [dims[d] for d in permutation], name)

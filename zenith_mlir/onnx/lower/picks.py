@@ -8,6 +8,7 @@ import onnx_ir as oir
 
 from zenith_mlir.onnx.arrange import in_order
 from zenith_mlir.onnx.builder import Builder
+from zenith_mlir.onnx.lower.repeat import repeated
 from zenith_mlir.onnx.view import View
 
 __all__ = ["index_vectors", "pick"]
@@ -59,7 +60,7 @@ def _gather(builder: Builder, view: View, d: int, index: View) -> _Picked:
     operand, indices = in_order(builder, view, order), in_order(builder, index, index_order)
     dims = [*(view.shape[o] for o in order[:at]), *(index.shape[j] for j in index_order)]
     dims += [view.shape[o] for o in order[at + 1 :]]
-    value = builder.op("Gather", operand, indices, shape=dims, axis=at)
+    value = repeated(builder, operand, indices, at) or builder.op("Gather", operand, indices, shape=dims, axis=at)
     shift = len(index_order) - 1
     names = {o: axis if axis < at else axis + shift for axis, o in enumerate(order) if o != d}
     return value, names, {j: at + i for i, j in enumerate(index_order)}

@@ -195,7 +195,7 @@ def _extreme(builder: Builder, kind: str, arranged: _Arranged, given: oir.DataTy
 
 def _unless_finite(builder: Builder, value: oir.Value, found: oir.Value, attributes: dict[str, Any]) -> oir.Value:
     """Only if there is a NaN or an infinity anywhere, which the sum of all squares says, what they do to windows."""
-    squares = builder.op("ReduceSumSquare", value, shape=(), keepdims=0)
+    squares = builder.op("ReduceSumSquare", _representative(builder, value), shape=(), keepdims=0)
     infinity = builder.scalar(math.inf, _dtype(value))
     finite = builder.op("Less", squares, infinity, shape=(), dtype=_D.BOOL)
     with builder.subgraph("finite", []) as same:
@@ -204,6 +204,16 @@ def _unless_finite(builder: Builder, value: oir.Value, found: oir.Value, attribu
         builder.set_outputs(other, [_exact(builder, value, found, attributes)])
     result = (_dtype(found), builder.shape(found))
     return builder.nodes("If", [finite], [result], then_branch=same, else_branch=other)[0]
+
+
+def _representative(builder: Builder, value: oir.Value) -> oir.Value:
+    """Something smaller that is finite only if all of `value` is. Behind a convolution onnxruntime keeps channels in
+    blocks, in which it can average but not square.
+    """
+    node, stored = value.producer(), builder.shape(value)
+    if node is None or node.op_type not in ("Conv", "Relu", "Clip") or value.dtype != _D.FLOAT or len(stored) != 4:
+        return value
+    return builder.op("GlobalAveragePool", value, shape=[*stored[:2], 1, 1])
 
 
 def _exact(builder: Builder, value: oir.Value, found: oir.Value, attributes: dict[str, Any]) -> oir.Value:
