@@ -28,7 +28,7 @@ from zenith_mlir.match.norm.statistics import ROOTS, Statistics, before_reshape,
 from zenith_mlir.match.repeated import repetitions
 from zenith_mlir.module import Module
 from zenith_mlir.passes.simplify import Simplify
-from zenith_mlir.registry import Pass, register
+from zenith_mlir.registry import Pass, option, register
 
 Position = Callable[[ir.Operation], int]
 
@@ -45,8 +45,11 @@ class RaiseLayernorm(Pass):
     residual that is added just before belongs to the op. Expects the canonical form (run `prepare` before).
     """
 
+    gradients: bool = option(True, "look for the gradients of norms as well; takes most of the time")
+
     def run(self, module: Module, ctx: PassContext) -> None:
-        _recompute(module, ctx)
+        if self.gradients:
+            _recompute(module, ctx)
         position = _positions(module)
         roots = walk_program(module.operation, *ROOTS)
         # A site takes roots along (a gradient has its own) and erases them: those must not be looked at again.
@@ -56,7 +59,7 @@ class RaiseLayernorm(Pass):
             found = None if i in taken else statistics(root)
             if found is None:
                 continue
-            for site, has_gradient in _sites(found, root, ctx, position):
+            for site, has_gradient in _sites(found, root, ctx, position, self.gradients):
                 taken |= {places[op] for op in site.ops if op in places}
                 raised.append((_outline(module, site), site, has_gradient))
         forward = [(composite, gradient) for composite, site, gradient in raised if not _is_gradient(site)]
@@ -103,7 +106,9 @@ def _positions(module: Module) -> Position:
     return lambda op: order.get(op, 0)
 
 
-def _sites(found: Statistics, root: ir.Operation, ctx: PassContext, position: Position) -> Iterator[tuple[Site, bool]]:
+def _sites(
+    found: Statistics, root: ir.Operation, ctx: PassContext, position: Position, gradients: bool
+) -> Iterator[tuple[Site, bool]]:
     """What is normalised with a root, the gradient first, and whether there is one; each is outlined before the next
     is asked for.
     """
@@ -114,7 +119,7 @@ def _sites(found: Statistics, root: ir.Operation, ctx: PassContext, position: Po
     reason = why_not(found, below, root)
     if reason is not None:
         ctx.missed(root, FORWARD[found.centred].OP, *reason)
-    backward = _match_gradient(found, below, ctx, position)
+    backward = _match_gradient(found, below, ctx, position) if gradients else None
     inside = set() if backward is None else set(backward.ops)
     norms = [norm for norm in below.norms if any(user not in inside for user in users(norm.result))]
     if backward is not None:

@@ -35,7 +35,8 @@ PIPELINES: Mapping[str, str] = {
     "prepare": "inline-calls,simplify",
     "raise": "prepare,raise-attention,raise-layernorm,raise-activation,raise-rotary,raise-cross-entropy,raise-softmax",
     "default": "raise,raise-matmul,lower-kernels",
-    "onnx": "raise,fold-batchnorm",
+    "onnx": "prepare,raise-attention,raise-layernorm{gradients=false},raise-activation,raise-rotary,"
+    "raise-cross-entropy,raise-softmax,fold-batchnorm",
     "default-bf16": "raise,cast-precision,raise-matmul,lower-kernels",
 }
 
