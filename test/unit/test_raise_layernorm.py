@@ -239,3 +239,12 @@ def test_kernels_of_what_was_raised_are_sound(dtype: str) -> None:
     certificates = certify_composites(module, target=zenith.Target.parse("cpu"))
     assert [certificate.note for certificate in certificates] == ["cpu-norm", "cpu-norm-vjp"]
     assert all(certificate.sound for certificate in certificates)
+
+
+@pytest.mark.once
+def test_without_gradients_only_norms_are_raised() -> None:
+    spelling = SPELLINGS[0]
+    numbers = tuple(range(len(spelling.arguments)))
+    module = zenith.trace(jax.value_and_grad(loss_of(spelling.function), numbers), *spelling.arguments)
+    assert names(module.run(RAISE)) == [spelling.op, f"{spelling.op}_vjp"]
+    assert names(module.run(f"{RAISE}{{gradients=false}}")) == [spelling.op]
