@@ -77,7 +77,7 @@ newer-environment:
 # With the kernels that $(BIN) has, as one library serves every Python and JAX; its own are built in a hurry.
 # Of the tests that JAX's version can change, one in so many runs on the newer one; with ONE_IN=1 all do. They are compiled
 # as XLA compiles for a user, not in a hurry as in test/conftest.py.
-ONE_IN = 2
+ONE_IN = 3
 test-jax012: $(VENV)/test.stamp newer-environment
 	XLA_FLAGS= ZENITH_CPU_LIBRARY="$$($(BIN)/python -c 'from zenith_mlir.kernels.cpu import library; print(library.load()._name)')" \
 	  $(MAKE) check $(NEWER) SELECT='-m "not once" --one-in $(ONE_IN)'

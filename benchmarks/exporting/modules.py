@@ -26,16 +26,19 @@ from zenith_mlir.ir.float64 import to_float64
 
 @dataclass(frozen=True)
 class Outcome:
-    """`status` is ok, wrong, refused (by a ZenithError), failed (by any other error of the export) or runtime error.
+    """`status` is ok, as near, wrong, refused (by a ZenithError), failed (by any other error of the export) or runtime
+    error.
 
-    `error` is the largest difference from XLA relative to the scale of each result, `xla_error` that of XLA's results
-    from a float64 run of the module: where it is large, the program magnifies rounding.
+    `error` is the largest difference from XLA relative to the scale of each result, `xla_error` and `own_error` those
+    of XLA's results and of the model's from a float64 run of the module. Where the program magnifies rounding, all
+    three are large: a model that is at most twice as far from float64 as XLA is "as near".
     """
 
     status: str
     detail: str = ""
     error: float = math.nan
     xla_error: float = math.nan
+    own_error: float = math.nan
     nodes: int = 0
     kib: float = math.nan
     seconds: float = math.nan
@@ -57,17 +60,21 @@ def outcome(_: None, path: Path, float64: bool) -> Outcome:
         executable = module.compile("cpu")
         inputs = random_inputs(module, 0, executable).arrays
         expected = execute(executable, inputs)
-        xla_error = _distance(module, inputs, expected) if float64 else math.nan
         try:
             model = session(file)
-            agreed = agreement(run(model, feeds(model, inputs)), expected)
+            found = run(model, feeds(model, inputs))
         except Exception as error:
-            return Outcome("runtime error", summary(error), xla_error=xla_error, **sizes)
+            return Outcome("runtime error", summary(error), **sizes)
+    agreed = agreement(found, expected)
+    errors = _distances(module, inputs, expected, found) if float64 else (math.nan, math.nan)
     detail = agreed.fault or agreed.types
-    return Outcome("wrong" if detail else "ok", detail, agreed.error, xla_error, **sizes)
+    near = bool(agreed.fault) and errors[1] <= 2 * errors[0]
+    return Outcome("as near" if near else "wrong" if detail else "ok", detail, agreed.error, *errors, **sizes)
 
 
-def _distance(module: zenith.Module, inputs: Sequence[NDArray[Any]], found: list[NDArray[Any]]) -> float:
+def _distances(module: zenith.Module, inputs: Sequence[NDArray[Any]], *found: list[NDArray[Any]]) -> tuple[float, ...]:
+    """Of several results from a float64 run."""
     wide = [x.astype(np.float64) if x.dtype.kind == "f" or x.dtype.name == "bfloat16" else x for x in inputs]
     exact = execute(to_float64(module).compile("cpu"), wide)
-    return agreement([x.astype(y.dtype) for x, y in zip(found, exact, strict=True)], exact).error
+    cast = ([x.astype(y.dtype) for x, y in zip(each, exact, strict=True)] for each in found)
+    return tuple(agreement(each, exact).error for each in cast)
