@@ -143,3 +143,12 @@ def test_whatever_is_raised_of_perturbed_rotations_is_what_it_says(seed: int) ->
         assert [r.kind for r in module.remarks] == ["passed"]
     assert len(module.remarks) <= 1
     check_attributes(module)
+
+
+@pytest.mark.once
+def test_scalars_cut_out_of_vectors_are_read() -> None:
+    def unrolled(xs: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda c, x: (c * 0.5 + x, c + x), jnp.zeros(()), xs, unroll=4)[1]
+
+    module = zenith.trace(unrolled, jnp.ones(4)).run("prepare")
+    assert module.run("raise-rotary").text() == module.text()

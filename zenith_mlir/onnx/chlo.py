@@ -10,6 +10,7 @@ from jaxlib.mlir.passmanager import PassManager
 from zenith_mlir.ir.composites import walk_program
 from zenith_mlir.ir.facts import walk
 from zenith_mlir.ir.inline import inline_body
+from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
 
 __all__ = ["expand_chlo"]
@@ -20,11 +21,13 @@ def expand_chlo(module: Module, kept: Container[str]) -> None:
     with module.context:
         names = {op.name for op in walk(module.operation) if op.name.startswith("chlo.")}
         for op in walk_program(module.operation, *(name for name in names if name not in kept)):
-            inline_body(_alone(op), op)
+            # Functions live as long as their module.
+            holder = _alone(op)
+            inline_body(functions(holder.operation)["expanded"], op)
 
 
-def _alone(op: ir.Operation) -> ir.Operation:
-    """A function of the operands of `op` that computes it, expanded. It lives in a module of its own."""
+def _alone(op: ir.Operation) -> ir.Module:
+    """A module with a function "expanded" of the operands of `op` that computes it."""
     holder = ir.Module.create(op.location)
     types = [operand.type for operand in op.operands]
     signature = ir.FunctionType.get(types, [result.type for result in op.results])
@@ -41,4 +44,4 @@ def _alone(op: ir.Operation) -> ir.Operation:
             clone.operands[i] = argument
         ir.Operation.create("func.return", operands=list(clone.results))
     PassManager.parse("builtin.module(func.func(chlo-legalize-to-stablehlo))").run(holder.operation)
-    return func
+    return holder

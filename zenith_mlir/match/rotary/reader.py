@@ -133,7 +133,8 @@ class Reader:
     def operand_view(self, op: ir.Operation, view: View) -> View | None:
         """The view of the operand of a shape operation; None if one of its dimensions mixes features and others."""
         if len(view) == 0:
-            return ()
+            # All that a scalar can be made of by a shape operation has dimensions of size 1.
+            return ((),) * len(shape(op.operands[0]))
         sizes = shape(op.results[0])
         plain = tuple(
             ((self.space.new(size),) if size != 1 else ()) if dim is FEATURES else dim
