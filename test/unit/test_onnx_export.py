@@ -235,3 +235,12 @@ def test_importing_the_package_imports_no_library():
 def test_a_path_of_a_folder(tmp_path):
     with pytest.raises(ZenithError, match="it is a directory"):
         zenith.export_onnx(mlp, (X,), Path(tmp_path), params=PARAMS)
+
+
+def test_the_tolerance_is_that_of_the_narrowest_float_of_the_program():
+    def function(x):
+        return jnp.tanh(x.astype(jnp.bfloat16) * 1.7).astype(jnp.float32), jnp.argmax(x, -1)
+
+    validation = zenith.export_onnx(function, (X,)).report.validation
+    assert validation.narrowest == "bfloat16" and validation.ok
+    assert not validation.outputs[0].within(1e-9) or validation.outputs[0].relative == 0

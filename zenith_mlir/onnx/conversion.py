@@ -15,6 +15,7 @@ from zenith_mlir.ir.signature import main_function
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.chlo import expand_chlo
+from zenith_mlir.onnx.differences import narrowest_float
 from zenith_mlir.onnx.dynamic import Specialized, specialize
 from zenith_mlir.onnx.dynamic.expr import Expr
 from zenith_mlir.onnx.fold import fold_constants
@@ -44,11 +45,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Converted:
-    """A model, what a user should know of it, and how many composites became which operator."""
+    """A model, what a user should know of it, how many composites became which operator, and the float of fewest digits
+    that it computes in.
+    """
 
     model: oir.Model
     notes: tuple[str, ...] = ()
     fused: Mapping[str, int] = field(default_factory=Counter)
+    narrowest: str = ""
 
 
 def prepare(program: Program, options: Options, step: Step = lambda doing: None) -> Prepared:
@@ -117,7 +121,8 @@ def convert(program: Program, options: Options, step: Step = lambda doing: None)
     step("converting")
     model, builder = build_model(prepared.module, prepared.interface, options, prepared.sizes)
     model.metadata_props.update(options.metadata)
-    return Converted(model, (*program.notes, *builder.notes), Counter(builder.fused_ops))
+    narrowest = narrowest_float(prepared.module.operation)
+    return Converted(model, (*program.notes, *builder.notes), Counter(builder.fused_ops), narrowest)
 
 
 def _take_name(module: Module, weights: dict[int, Weight], index: int, leaves: Sequence[int]) -> str:

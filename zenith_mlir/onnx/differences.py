@@ -8,8 +8,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from jaxlib.mlir import ir
 
-__all__ = ["Difference", "compare_arrays", "default_tolerance"]
+from zenith_mlir.ir.facts import element_type, walk
+
+__all__ = ["Difference", "compare_arrays", "default_tolerance", "narrowest_float"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,15 +38,31 @@ class Difference:
     unlike: int = 0
     problem: str = ""
 
-    def within(self, tolerance: float | None) -> bool:
-        """Whether `relative` is at most `tolerance`, by default that of the type."""
-        limit = default_tolerance(self.dtype) if tolerance is None else tolerance
+    def within(self, tolerance: float | None, narrowest: str = "") -> bool:
+        """Whether `relative` is at most `tolerance`, by default that of the type, or of the `narrowest` float that the
+        program computes in.
+        """
+        limit = default_tolerance(self.dtype, narrowest) if tolerance is None else tolerance
         return not self.problem and not self.unlike and self.relative <= limit
 
 
-def default_tolerance(dtype: str) -> float:
+def default_tolerance(dtype: str, narrowest: str = "") -> float:
     """Relative to the largest magnitude of an output; integers and booleans have to be equal."""
-    return _TOLERANCES.get(dtype, 0.0)
+    own = _TOLERANCES.get(dtype, 0.0)
+    return max(own, _TOLERANCES.get(narrowest, 0.0)) if own else 0.0
+
+
+def narrowest_float(module: ir.Operation) -> str:
+    """The float of fewest digits that a program computes in, as NumPy calls it; empty if it has none."""
+    types = {str(element_type(result)) for op in walk(module) for result in op.results if _is_tensor(result)}
+    return next((dtype for name, dtype in _NARROW_FIRST if name in types), "")
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.RankedTensorType)
+
+
+_NARROW_FIRST = (("bf16", "bfloat16"), ("f16", "float16"), ("f32", "float32"), ("f64", "float64"))
 
 
 def compare_arrays(name: str, expected: Array, found: Array) -> Difference:

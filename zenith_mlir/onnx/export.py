@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,7 +186,7 @@ def _written(
     if check is None:
         return None
     step("validating")
-    validation = check(place)
+    validation = replace(check(place), narrowest=converted.narrowest)
     if not validation.ok:
         raise OnnxMismatch(validation)
     return validation

@@ -15,17 +15,19 @@ __all__ = ["ExportReport", "Validation"]
 class Validation:
     """Outputs of a model beside those of JAX: the worst of all samples for each, and where they part.
 
-    `tolerance` is relative to the largest magnitude of an output; None is that of its type.
+    `tolerance` is relative to the largest magnitude of an output; None is that of its type, or of the `narrowest` float
+    that the program computes in.
     """
 
     outputs: tuple[Difference, ...]
     samples: int = 1
     tolerance: float | None = None
     first: Divergence | None = None
+    narrowest: str = ""
 
     @property
     def ok(self) -> bool:
-        return all(each.within(self.tolerance) for each in self.outputs)
+        return all(each.within(self.tolerance, self.narrowest) for each in self.outputs)
 
     def __str__(self) -> str:
         columns = ("output", "type", "max", "mean", "of scale", "ulp", "")
@@ -39,7 +41,7 @@ class Validation:
                 f"{each.ulp:.3g}",
                 each.problem
                 or (f"{each.unlike} not finite alike" if each.unlike else "")
-                or ("" if each.within(self.tolerance) else "beyond the tolerance"),
+                or ("" if each.within(self.tolerance, self.narrowest) else "beyond the tolerance"),
             )
             for each in self.outputs
         ]

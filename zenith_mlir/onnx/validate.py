@@ -13,6 +13,7 @@ import numpy as np
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.check import compare_results, worst_of
 from zenith_mlir.onnx.conversion import prepare
+from zenith_mlir.onnx.differences import narrowest_float
 from zenith_mlir.onnx.divergence import first_divergence
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program
@@ -64,7 +65,7 @@ def validate_onnx(
     rows = []
     for sample in flat:
         rows.append(compare_results({}, session.outputs, source.reference(sample), session([*given, *sample])))
-    validation = Validation(worst_of(rows), len(rows), tolerance)
+    validation = Validation(worst_of(rows), len(rows), tolerance, narrowest=narrowest_float(source.module.operation))
     if validation.ok:
         return validation
     first = first_divergence(prepare(Program.of_source(source), options), options, flat[0], tolerance)
