@@ -244,3 +244,17 @@ def test_the_tolerance_is_that_of_the_narrowest_float_of_the_program():
     validation = zenith.export_onnx(function, (X,)).report.validation
     assert validation.narrowest == "bfloat16" and validation.ok
     assert not validation.outputs[0].within(1e-9) or validation.outputs[0].relative == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [jnp.fft.fft, jnp.conj, lambda x: x - 1j * x, jnp.imag, jnp.fft.irfft, lambda x: x @ x.T, lambda x: x, jnp.abs],
+)
+def test_complex_numbers_are_pairs_in_the_file(function):
+    x = (RNG.standard_normal((3, 8)) + 1j * RNG.standard_normal((3, 8))).astype(np.complex64)
+    export = zenith.export_onnx(function, (x,))
+    assert export.report.inputs[0].endswith("float[3, 8, 2]")
+    expected = np.asarray(jax.jit(function)(x))
+    (found,) = Session(export.model_bytes)([np.stack([x.real, x.imag], -1)])
+    joined = found[..., 0] + 1j * found[..., 1] if expected.dtype.kind == "c" else found
+    np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-5)

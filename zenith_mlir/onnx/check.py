@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from zenith_mlir.ir.signature import InputSpec
+from zenith_mlir.onnx.complex_values import as_parts
 from zenith_mlir.onnx.conversion import at_sizes
 from zenith_mlir.onnx.differences import Difference, compare_arrays, worst
 from zenith_mlir.onnx.layouts import stored_permutation
@@ -82,7 +83,7 @@ def _stored(layouts: Mapping[str, str], names: Sequence[str], arrays: Sequence[A
     """The arrays as the file has them."""
     return [
         np.transpose(array, stored_permutation(layouts, name, np.shape(array)))
-        for name, array in zip(names, arrays, strict=True)
+        for name, array in zip(names, map(as_parts, arrays), strict=True)
     ]
 
 

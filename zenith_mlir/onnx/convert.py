@@ -134,8 +134,8 @@ def is_complex(value: ir.Value) -> bool:
 
 
 COMPLEX_REASON = (
-    "ONNX has no operators for complex numbers: they are converted between Fourier transforms, arithmetic, real and "
-    "imaginary parts, and can be neither inputs nor outputs"
+    "ONNX has no operators for complex numbers: they are converted in Fourier transforms, arithmetic and what moves "
+    "elements; take real and imaginary parts before this"
 )
 
 

@@ -18,7 +18,8 @@ from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder
-from zenith_mlir.onnx.convert import COMPLEX_REASON, Refusal, Walk, is_complex, onnx_type
+from zenith_mlir.onnx.complex_values import joined, part_type, split
+from zenith_mlir.onnx.convert import Refusal, Walk, is_complex, onnx_type
 from zenith_mlir.onnx.identities import drop_identities
 from zenith_mlir.onnx.layouts import stored_permutation
 from zenith_mlir.onnx.options import Options
@@ -72,11 +73,17 @@ def build_model(
         main = main_function(module.ir)
         walk = Walk(builder, LOWERINGS, functions(module.operation))
         block = main.regions[0].blocks[0]
-        results = walk.block(block, _arguments(builder, block, interface, options))
-        if any(is_complex(value) for value in list(block.operations)[-1].operands):
-            walk.refusals.append(Refusal("func.return", COMPLEX_REASON, ""))
+        arguments = _arguments(builder, block, interface, options)
+        for i, argument in enumerate(block.arguments):
+            if is_complex(argument) and i not in interface.weights:
+                walk.parts[argument] = split(builder, arguments[i])
+                arguments[i] = walk.parts[argument][0]
+        results = walk.block(block, arguments)
         if walk.refusals:
             raise Unconvertible(walk.refusals)
+        returned = list(list(block.operations)[-1].operands)
+        pairs = zip(returned, results, strict=True)
+        results = [joined(walk, value) if is_complex(value) else view for value, view in pairs]
         _set_outputs(builder, results, interface.outputs, options)
     builder.main.opset_imports.update({"": options.opset, **builder.domains})
     model = oir.Model(
@@ -97,6 +104,8 @@ def _arguments(builder: Builder, block: ir.Block, interface: Interface, options:
 
 def _argument(builder: Builder, argument: ir.BlockArgument, index: int, interface: Interface, options: Options) -> View:
     dims, dtype = shape(argument), onnx_type(argument)
+    if is_complex(argument) and index not in interface.weights:
+        dims, dtype = (*dims, 2), part_type(dtype)
     if index in interface.computed:
         size = interface.computed[index](builder)
         return View.of(builder.reshape(builder.cast(size, dtype), dims), dims)

@@ -12,6 +12,7 @@ import numpy as np
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.check import compare_results, worst_of
+from zenith_mlir.onnx.complex_values import as_parts
 from zenith_mlir.onnx.conversion import prepare
 from zenith_mlir.onnx.differences import narrowest_float
 from zenith_mlir.onnx.divergence import first_divergence
@@ -64,7 +65,9 @@ def validate_onnx(
     given = [each.numpy() for each in source.parameters] if takes_weights else []
     rows = []
     for sample in flat:
-        rows.append(compare_results({}, session.outputs, source.reference(sample), session([*given, *sample])))
+        rows.append(
+            compare_results({}, session.outputs, source.reference(sample), session([*given, *map(as_parts, sample)]))
+        )
     validation = Validation(worst_of(rows), len(rows), tolerance, narrowest=narrowest_float(source.module.operation))
     if validation.ok:
         return validation

@@ -11,10 +11,12 @@ import numpy as np
 import onnx_ir as oir
 from jaxlib.mlir import ir
 
+from zenith_mlir.ir.dots import DotDims
 from zenith_mlir.ir.elements import elements
 from zenith_mlir.ir.facts import shape
 from zenith_mlir.onnx.arrange import elementwise
 from zenith_mlir.onnx.convert import COMPLEX_REASON, Lowering, NotConvertible, Walk, is_complex, onnx_type
+from zenith_mlir.onnx.lower.dot import contract
 from zenith_mlir.onnx.lower.elementwise import ELEMENTWISE
 from zenith_mlir.onnx.lower.fft import transform
 from zenith_mlir.onnx.lower.number import splat_view
@@ -22,7 +24,7 @@ from zenith_mlir.onnx.lower.shape import SHAPE
 from zenith_mlir.onnx.lower.special import Expression
 from zenith_mlir.onnx.view import View
 
-__all__ = ["COMPLEX"]
+__all__ = ["COMPLEX", "parts_of"]
 
 _D = oir.DataType
 Pair = tuple[View, View]
@@ -34,7 +36,7 @@ def _made(walk: Walk, op: ir.Operation, pair: Pair) -> Sequence[View]:
     return [pair[0]]
 
 
-def _pair(walk: Walk, value: ir.Value) -> Pair:
+def parts_of(walk: Walk, value: ir.Value) -> Pair:
     """Of a real value the imaginary part is 0.
 
     Raises:
@@ -57,7 +59,7 @@ def _by_parts(lowering: Lowering) -> Lowering:
 
     def lower(walk: Walk, op: ir.Operation) -> Sequence[View]:
         outer = {value: walk.view(value) for value in op.operands if is_complex(value)}
-        pairs = {value: _pair(walk, value) for value in outer}
+        pairs = {value: parts_of(walk, value) for value in outer}
         found = []
         for k in range(2):
             walk.views.update({value: pair[k] for value, pair in pairs.items()})
@@ -80,12 +82,12 @@ def _constant(walk: Walk, op: ir.Operation) -> Sequence[View]:
 
 
 def _part(k: int) -> Lowering:
-    return lambda walk, op: [_pair(walk, op.operands[0])[k]]
+    return lambda walk, op: [parts_of(walk, op.operands[0])[k]]
 
 
 def _convert(walk: Walk, op: ir.Operation) -> Sequence[View]:
     dtype = _D.DOUBLE if onnx_type(op.results[0]) == _D.COMPLEX128 else _D.FLOAT
-    real, imaginary = (view.with_value(walk.builder.cast(view.value, dtype)) for view in _pair(walk, op.operands[0]))
+    real, imaginary = (view.with_value(walk.builder.cast(view.value, dtype)) for view in parts_of(walk, op.operands[0]))
     return _made(walk, op, (real, imaginary))
 
 
@@ -102,7 +104,7 @@ def _divide(walk: Walk, op: ir.Operation) -> Sequence[View]:
 
 
 def _conjugate(walk: Walk, op: ir.Operation) -> Sequence[View]:
-    real, imaginary = _pair(walk, op.operands[0])
+    real, imaginary = parts_of(walk, op.operands[0])
     return _made(walk, op, (real, elementwise(walk.builder, "Neg", imaginary)))
 
 
@@ -122,13 +124,24 @@ def _exponential(walk: Walk, op: ir.Operation) -> Sequence[View]:
 
 
 def _expressions(walk: Walk, value: ir.Value) -> tuple[Expression, Expression]:
-    real, imaginary = _pair(walk, value)
+    real, imaginary = parts_of(walk, value)
     return Expression(walk, real), Expression(walk, imaginary)
 
 
 def _fft(walk: Walk, op: ir.Operation) -> Sequence[View]:
-    real, imaginary = transform(walk.builder, op, *_pair(walk, op.operands[0]))
+    real, imaginary = transform(walk.builder, op, *parts_of(walk, op.operands[0]))
     return [real] if imaginary is None else _made(walk, op, (real, imaginary))
+
+
+def _dot_general(walk: Walk, op: ir.Operation) -> Sequence[View]:
+    """Four products of real numbers."""
+    (a, b), (c, d) = (parts_of(walk, value) for value in op.operands)
+    dims, result = DotDims.of(op), shape(op.results[0])
+
+    def dot(left: View, right: View) -> Expression:
+        return Expression(walk, contract(walk.builder, left, right, dims, result, left.dtype))
+
+    return _made(walk, op, ((dot(a, c) - dot(b, d)).view, (dot(a, d) + dot(b, c)).view))
 
 
 _S = "stablehlo."
@@ -145,6 +158,7 @@ COMPLEX: dict[str, Lowering] = {
         _S + "constant": _constant,
         _S + "convert": _convert,
         _S + "divide": _divide,
+        _S + "dot_general": _dot_general,
         _S + "exponential": _exponential,
         _S + "fft": _fft,
         _S + "imag": _part(1),
