@@ -42,7 +42,8 @@ def _attributes(op: ir.Operation) -> Mapping[str, int]:
     if "mhlo.backend_config" not in op.attributes:
         return {}
     config = ir.DictAttr(op.attributes["mhlo.backend_config"])
-    return {named.name: int(named.attr.value) for named in map(config.__getitem__, range(len(config)))}
+    found: Mapping[str, Any] = {named.name: named.attr for named in map(config.__getitem__, range(len(config)))}
+    return {name: int(attribute.value) for name, attribute in found.items()}
 
 
 def _potrf(op: ir.Operation, said: Mapping[str, int]) -> Function:
@@ -68,9 +69,9 @@ def _syevd(op: ir.Operation, said: Mapping[str, int]) -> Function:
 
 
 def _gesdd(op: ir.Operation, said: Mapping[str, int]) -> Function:
-    """The call returns what it made of A first, which means nothing. Without vectors theirs are results all the same."""
+    """The call returns what it made of A first, which means nothing. It has results for vectors even without any."""
     if said["mode"] != _WITHOUT_VECTORS:
-        return lambda a: (a, *gesdd(a, full=said["mode"] == _ALL))
+        return partial(_with_vectors, full=said["mode"] == _ALL)
     vectors = [shape(value) for value in list(op.results)[2:4]]
 
     def values_only(a: Array) -> tuple[Array, ...]:
@@ -78,6 +79,11 @@ def _gesdd(op: ir.Operation, said: Mapping[str, int]) -> Function:
         return (a, s, *(jnp.zeros(dims, a.dtype) for dims in vectors), info)
 
     return values_only
+
+
+def _with_vectors(a: Array, full: bool) -> tuple[Array, ...]:
+    u, s, vt, info = gesdd(a, full)
+    return a, s, u, vt, info
 
 
 def _plain(function: Function) -> Callable[[ir.Operation, Mapping[str, int]], Function]:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from zenith_mlir.onnx.linalg.matrices import (
-    Array, column, diagonal, entry, in_triangle, indices, repeat, row, transposed,
-)  # fmt: skip
+    Array,
+    column,
+    diagonal,
+    entry,
+    in_triangle,
+    indices,
+    repeat,
+    row,
+    transposed,
+)
 
 __all__ = ["potrf"]
 

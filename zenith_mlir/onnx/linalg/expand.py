@@ -32,6 +32,7 @@ def expand_linalg(module: Module, is_symbolic: Callable[[int], bool] = lambda si
 def _expand(op: ir.Operation, operands: list[TensorSpec]) -> None:
     function = function_of(op)
     if function is not None:
-        attributes = sorted(f"{name.name}={name.attr}" for name in map(op.attributes.__getitem__, range(len(op.attributes))))
+        named = map(op.attributes.__getitem__, range(len(op.attributes)))
+        attributes = sorted(f"{each.name}={each.attr}" for each in named)
         results = tuple(str(value.type) for value in op.results)
         splice_function(op, (op.name, *attributes, *map(str, operands), *results), function, operands, "cpu")

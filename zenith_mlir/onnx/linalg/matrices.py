@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Array", "Index", "column", "diagonal", "entry", "indices", "in_triangle", "repeat", "row", "transposed"]
+__all__ = ["Array", "Index", "column", "diagonal", "entry", "in_triangle", "indices", "repeat", "row", "transposed"]
 
 Array = jax.Array
 Index = Any  # an int, or the counter of a loop

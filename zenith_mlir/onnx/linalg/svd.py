@@ -13,8 +13,8 @@ __all__ = ["gesdd"]
 
 
 def gesdd(a: Array, full: bool) -> tuple[Array, Array, Array, Array]:
-    """U, s and Vᵀ of A = U diag(s) Vᵀ by Jacobi's method on one side (Golub & Van Loan, 4th ed., section 8.6.3; Hestenes
-    1958), with results as LAPACK's gesdd.
+    """U, s and Vᵀ of A = U diag(s) Vᵀ by Jacobi's method on one side (Golub & Van Loan, 4th ed., section 8.6.3;
+    Hestenes 1958), with results as LAPACK's gesdd.
 
     Args:
       a: (..., m, n).
@@ -60,10 +60,10 @@ def gesdd(a: Array, full: bool) -> tuple[Array, Array, Array, Array]:
 
 
 def _orthonormal(columns: Array, count: int) -> Array:
-    """`columns` (..., m, n), orthogonal already, with length 1, and more of them up to `count`; those of length 0 too are
-    replaced by ones that fit.
+    """`columns` (..., m, n), orthogonal already, with length 1, and more of them up to `count`; those of length 0
+    are replaced by ones that fit.
     """
-    *batch, m, n = columns.shape
+    *batch, _, n = columns.shape
     packed, taus = geqrf(columns)
     signs = jnp.where(diagonal(packed) < 0, -1, 1).astype(columns.dtype)
     padding = [(0, 0)] * len(batch)
