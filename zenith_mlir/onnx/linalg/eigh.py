@@ -37,7 +37,9 @@ def syevd(a: Array, lower: bool) -> tuple[Array, Array, Array]:
         a, vectors = state
         products = jnp.sum(jnp.where(meetings, a, 0), -1)
         rotation = tournament.rotation(diagonal(a), products)
-        return transposed(rotation) @ (a @ rotation), vectors @ rotation
+        a = transposed(rotation) @ (a @ rotation)
+        # Both of a pair have to see the same product, or they turn by different angles.
+        return (a + transposed(a)) / 2, vectors @ rotation
 
     def unfinished(state):  # type: ignore[no-untyped-def]
         # The largest element was 1.
