@@ -19,6 +19,7 @@ from zenith_mlir.onnx.differences import narrowest_float
 from zenith_mlir.onnx.dynamic import Specialized, specialize
 from zenith_mlir.onnx.dynamic.expr import Expr
 from zenith_mlir.onnx.fold import fold_constants
+from zenith_mlir.onnx.linalg import expand_linalg
 from zenith_mlir.onnx.model import Interface, build_model
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program, Weight
@@ -62,6 +63,7 @@ def prepare(program: Program, options: Options, step: Step = lambda doing: None)
     module = program.module.run(options.pipeline, target="none")
     remarks = tuple(module.remarks)
     expand_chlo(module, LOWERINGS)
+    expand_linalg(module, sizes.is_symbolic)
     known = {} if options.weights == "input" else program.arrays
     step("computing what is constant")
     added = fold_constants(module, known, sizes.is_symbolic)

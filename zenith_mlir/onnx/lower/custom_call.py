@@ -1,4 +1,6 @@
-"""Calls by name of which the meaning is known: placements, which say where and not what, and approximate top k."""
+"""Calls by name of which the meaning is known: placements, which say where and not what, and approximate top k. Linear
+algebra is gone by now, but for what is refused.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,31 @@ CALLS: dict[str, Lowering] = {
 }
 
 
+LINEAR_ALGEBRA_REASON = (
+    "of linear algebra these are converted, in float32 and float64 and with matrices whose sizes are known: Cholesky, "
+    "LU, QR, eigh, the singular value decomposition, triangular solvers, and what is made of them"
+)
+
+
 def _custom_call(walk: Walk, op: ir.Operation) -> Sequence[View]:
     name = str(ir.StringAttr(op.attributes["call_target_name"]).value)
     if name.startswith("zenith_"):
         raise NotConvertible("lower-kernels made it of a zenith op; leave that pass out, as passes='default' does")
+    if name.startswith("lapack_"):
+        raise NotConvertible(LINEAR_ALGEBRA_REASON)
     if name not in CALLS:
         raise NotConvertible("nothing is known of what it calls; write the function in jax.numpy where that can be")
     return CALLS[name](walk, op)
 
 
-CUSTOM_CALL: dict[str, Lowering] = {"stablehlo.custom_call": _custom_call, "sdy.sharding_constraint": _same}
+def _refused(walk: Walk, op: ir.Operation) -> Sequence[View]:
+    raise NotConvertible(LINEAR_ALGEBRA_REASON)
+
+
+CUSTOM_CALL: dict[str, Lowering] = {
+    "stablehlo.custom_call": _custom_call,
+    "sdy.sharding_constraint": _same,
+    # `expand_linalg` leaves those that it does not know.
+    "stablehlo.cholesky": _refused,
+    "stablehlo.triangular_solve": _refused,
+}
