@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
 from onnx_nodes.meaning import Meaning
 
 __all__ = ["CONTROL"]
@@ -51,4 +52,8 @@ def _of_test(node: Any, *operands: Any) -> Any:
     return _BY_TEST[node.name](node, *operands)
 
 
-CONTROL: dict[str, Meaning] = {"If": Meaning(_of_test), "Loop": Meaning(_of_test, known=(0,)), "Scan": Meaning(_of_test)}
+CONTROL: dict[str, Meaning] = {
+    "If": Meaning(_of_test),
+    "Loop": Meaning(_of_test, known=(0,)),
+    "Scan": Meaning(_of_test),
+}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from onnx import helper
+
 from onnx_nodes.meaning import Meaning
 
 __all__ = ["ELEMENTWISE"]
@@ -44,7 +45,7 @@ def _mod(node: Any, x: Any, y: Any) -> Any:
 
 
 def _shift(node: Any, x: Any, y: Any) -> Any:
-    return jnp.left_shift(x, y) if node["direction"] == "LEFT" else lax.shift_right_logical(x, y)
+    return jnp.left_shift(x, y) if node["direction"] == "LEFT" else jnp.right_shift(x, y)
 
 
 def _is_inf(node: Any, x: Any) -> Any:
@@ -67,7 +68,8 @@ def _shrink(node: Any, x: Any) -> Any:
 
 
 def _quantize(node: Any, x: Any, scale: Any, zero: Any = None) -> Any:
-    kind = np.dtype(np.uint8) if zero is None else zero.dtype
+    named = helper.tensor_dtype_to_np_dtype(node["output_dtype"]) if node["output_dtype"] else np.dtype(np.uint8)
+    kind = named if zero is None else zero.dtype
     scale, zero = (_along(node, x, each) for each in (scale, zero))
     info = np.iinfo(kind)
     wide = jnp.round(x / scale) + (0 if zero is None else zero.astype(jnp.float32))
@@ -95,6 +97,12 @@ def _dynamic_quantize(node: Any, x: Any) -> Any:
     scale = (high - low) / 255
     zero = jnp.clip(jnp.round(-low / scale), 0, 255)
     return jnp.clip(jnp.round(x / scale) + zero, 0, 255).astype(jnp.uint8), scale, zero.astype(jnp.uint8)
+
+
+def _dropout(node: Any, x: Any, ratio: Any = None, training: Any = None) -> Any:
+    if training is not None and training and (ratio is None or ratio):
+        raise NotImplementedError("random numbers")
+    return (x, jnp.ones(x.shape, bool)) if len(node.outputs) > 1 else x
 
 
 def _swiglu(node: Any, x: Any, *rest: Any) -> Any:
@@ -140,9 +148,7 @@ ELEMENTWISE: dict[str, Meaning] = {
     "Clip": Meaning(_clip),
     "DequantizeLinear": Meaning(_dequantize),
     "Div": _together(lax.div),
-    "Dropout": Meaning(
-        lambda node, x, *rest: (x, jnp.ones(x.shape, bool)) if len(node.outputs) > 1 else x, known=(1, 2)
-    ),
+    "Dropout": Meaning(_dropout, known=(1, 2)),
     "DynamicQuantizeLinear": Meaning(_dynamic_quantize),
     "Elu": Meaning(lambda node, x: jnp.where(x > 0, x, node["alpha"] * jnp.expm1(x))),
     "Erf": _plain(lax.erf),

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
-from onnx_nodes.cases import Case
-from onnx_nodes.table import MEANINGS
 
 import zenith_mlir as zenith
+from onnx_nodes.cases import Case
+from onnx_nodes.table import MEANINGS
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.run import Session
 
@@ -55,7 +55,7 @@ def judge(case: Case, opsets: tuple[int, ...], fused: str = "measured") -> Verdi
     try:
         fn, arrays = meaning_of(case)
         verdict.jax = difference(jax.jit(fn)(*arrays), case.expected)
-    except NotImplementedError as error:
+    except NotImplementedError:
         return Verdict(None)
     except Exception as error:  # JAX's own refusals: types, shapes that are not known
         verdict.jax = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from onnx import helper
+
 from onnx_nodes.meaning import Meaning, numbers
 
 __all__ = ["MOVES"]
@@ -150,6 +151,8 @@ def _shape(node: Any, x: Any) -> Any:
 
 def _resize(node: Any, x: Any, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
     """Upsampling of whole blocks by the nearest element."""
+    if (node["coordinate_transformation_mode"], node["nearest_mode"]) not in _REPEATS:
+        raise NotImplementedError("only repetition")
     factors = [float(s) for s in scales] if sizes is None else [n / d for n, d in zip(sizes, x.shape, strict=False)]
     if node["mode"] != "nearest" or node["axes"] or any(f != int(f) or f < 1 for f in factors):
         raise NotImplementedError("only repetition")
@@ -158,8 +161,11 @@ def _resize(node: Any, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
     return x
 
 
+# With the defaults, and where coordinates are rounded down: each element comes as often as the factor says.
+_REPEATS = {("half_pixel", "round_prefer_floor"), ("asymmetric", "floor"), (None, None)}
+
 MOVES: dict[str, Meaning] = {
-    "Compress": Meaning(lambda node, x, keep: jnp.compress(keep, x, node["axis"]), known=(1,)),
+    "Compress": Meaning(lambda node, x, keep: jnp.take(x, np.flatnonzero(keep), node["axis"]), known=(1,)),
     "Concat": Meaning(lambda node, *xs: jnp.concatenate(xs, node["axis"])),
     "DepthToSpace": Meaning(_depth_to_space),
     "Expand": Meaning(_expand, known=(1,)),

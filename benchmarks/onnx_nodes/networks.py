@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
 from onnx_nodes.meaning import Meaning
 
 __all__ = ["NETWORKS"]
@@ -239,7 +240,7 @@ def _attention(
     weights = jax.nn.softmax(biased, axis=-1, where=jnp.isfinite(jnp.max(biased, -1, keepdims=True)))
     y = weights @ v
     y = y.swapaxes(1, 2).reshape(y.shape[0], rows, -1) if flat else y
-    modes = (scores, biased, capped, weights) if node.opset < 24 else (scores, capped, biased, weights)
+    modes = (scores, capped, biased, weights)
     results = dict(zip(_RESULTS, (y, *kept, modes[node["qk_matmul_output_mode"] or 0]), strict=True))
     return tuple(result for result, name in zip(results.values(), node.outputs, strict=False) if name)
 
@@ -268,7 +269,9 @@ def _rotary(node: Any, x: Any, cos: Any, sin: Any, places: Any = None) -> Any:
 # ---- recurrent networks, one layer ----
 
 
-def _lstm(node: Any, x: Any, w: Any, r: Any, b: Any = None, lens: Any = None, h: Any = None, c: Any = None, p: Any = None) -> Any:
+def _lstm(
+    node: Any, x: Any, w: Any, r: Any, b: Any = None, lens: Any = None, h: Any = None, c: Any = None, p: Any = None
+) -> Any:
     if node["direction"] != "forward" or node["layout"] or lens is not None:
         raise NotImplementedError("only forward, time first")
     size, batch = node["hidden_size"], x.shape[1]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
 from onnx_nodes.meaning import Meaning, numbers
 
 __all__ = ["REDUCTIONS"]
@@ -26,20 +27,21 @@ def _reduction(reduce: Callable[..., Any]) -> Meaning:
     return Meaning(function, known=(1,))
 
 
-def _lowest(dtype: Any) -> Any:
-    return False if dtype == bool else np.iinfo(dtype).min if jnp.issubdtype(dtype, jnp.integer) else -np.inf
-
-
-def _highest(dtype: Any) -> Any:
-    return True if dtype == bool else np.iinfo(dtype).max if jnp.issubdtype(dtype, jnp.integer) else np.inf
+def _ends(dtype: Any) -> tuple[Any, Any]:
+    """The least and the largest of a type."""
+    if dtype == np.bool_:
+        return False, True
+    if jnp.issubdtype(dtype, jnp.integer):
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    return -np.inf, np.inf
 
 
 def _max(x: Any, **how: Any) -> Any:
-    return jnp.max(x, initial=_lowest(x.dtype), **how)
+    return jnp.max(x, initial=_ends(x.dtype)[0], **how)
 
 
 def _min(x: Any, **how: Any) -> Any:
-    return jnp.min(x, initial=_highest(x.dtype), **how)
+    return jnp.min(x, initial=_ends(x.dtype)[1], **how)
 
 
 def _pick(pick: Callable[..., Any]) -> Meaning:
@@ -73,7 +75,7 @@ def _top_k(node: Any, x: Any, k: Any) -> Any:
     else:
         places = jnp.argsort(rows, axis=-1, stable=True)[..., :k]
         values = jnp.take_along_axis(rows, places, -1)
-    return jnp.moveaxis(values, -1, axis), jnp.moveaxis(places, -1, axis)
+    return jnp.moveaxis(values, -1, axis), jnp.moveaxis(places, -1, axis).astype(jnp.int64)
 
 
 def _hardmax(node: Any, x: Any) -> Any:
