@@ -57,7 +57,7 @@ class Session:
 
 
 def _value(value: Any, array: Array) -> Any:
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # ascontiguousarray makes a row of a number
     if array.dtype.name in _BITS:
         bits, element = _BITS[array.dtype.name]
         return value.ortvalue_from_numpy_with_onnx_type(array.view(bits), element)

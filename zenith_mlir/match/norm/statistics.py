@@ -214,6 +214,8 @@ def _like(value: ir.Value, x: ir.Value, view: View) -> View | None:
 def _shape_of(reader: NormReader, variance: Polynomial) -> tuple[bool, float, float] | None:
     """Whether it is centred, its epsilon, and what it is a multiple of."""
     n = reader.count
+    if not n:
+        return None
     squares = reader.resolved(reader.square_sum).scaled(1 / n)
     centred = squares - reader.resolved(reader.sum * reader.sum).scaled(n**-2)
     rest = Polynomial({monomial: c for monomial, c in variance.terms.items() if monomial != ONE})
