@@ -18,7 +18,7 @@ from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
 from zenith_mlir.onnx.source import Source
-from zenith_mlir.onnx.source.reference import random_like
+from zenith_mlir.onnx.source.reference import as_taken, random_like
 
 __all__ = ["Check", "ModuleCheck", "compare_results", "worst_of"]
 
@@ -36,14 +36,14 @@ class Check:
     tolerance: float | None = None
 
     def __call__(self, path: Path) -> Validation:
-        session = Session(path)
+        session = Session(path, mapped=self.options.weights == "external")
         names = [each.name for each in self.source.inputs]
         given = [each.numpy() for each in self.source.parameters] if self.options.weights == "input" else []
         rows = []
         reference = self.source.reference
         for sample in reference.samples():
             expected = reference(sample)
-            found = session([*given, *_stored(self.options.layouts, names, sample)])
+            found = session([*given, *_stored(self.options.layouts, names, [as_taken(each) for each in sample])])
             rows.append(compare_results(self.options.layouts, session.outputs, expected, found))
         return Validation(worst_of(rows), len(rows), self.tolerance)
 

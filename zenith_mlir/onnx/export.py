@@ -116,6 +116,8 @@ def export_onnx(
     """
     from zenith_mlir.onnx.source import trace_model
 
+    if backend not in ("zenith", "jax2onnx"):
+        raise ZenithError(f"backend={backend!r}: it is 'zenith' or 'jax2onnx'")
     passes = with_precision("onnx" if passes == "default" else passes, precision)
     options = Options(opset, weights, passes, metadata or {}, layouts or {}, fused, microsoft)
     with Steps(progress) as step:

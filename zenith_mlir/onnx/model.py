@@ -40,7 +40,11 @@ class Unconvertible(ZenithError):
         self.refusals = tuple(refusals)
         counts = Counter(map(str, refusals))
         lines = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in counts.items()]
-        super().__init__("\n".join([f"{len(refusals)} operations have no ONNX form:", *lines]))
+        super().__init__("\n".join([f"{_operations(len(refusals))} no ONNX form:", *lines]))
+
+
+def _operations(count: int) -> str:
+    return "1 operation has" if count == 1 else f"{count} operations have"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import numpy as np
 import onnx_ir as oir
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.check import compare_results, worst_of
 from zenith_mlir.onnx.differences import Difference
 from zenith_mlir.onnx.run import Session
+from zenith_mlir.onnx.source.reference import as_taken
 from zenith_mlir.onnx.writing import beside, data_file
 from zenith_mlir.optional import need
 
@@ -82,7 +82,7 @@ def quantize_onnx(
     source = Path(model if isinstance(model, str | os.PathLike) else _path(model))
     session = Session(source)
     given = [sample if isinstance(sample, tuple) else (sample,) for sample in samples]
-    feeds = [[np.asarray(leaf) for leaf in jax.tree.leaves(sample)] for sample in given]
+    feeds = [[as_taken(leaf) for leaf in jax.tree.leaves(sample)] for sample in given]
     if mode == "static" and not feeds:
         raise ZenithError("static quantization measures activations; give samples=[(x,), ...] like those of use")
     common = {"per_channel": per_channel, "op_types_to_quantize": operators, "use_external_data_format": False}

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.check import compare_results, worst_of
@@ -19,6 +18,7 @@ from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
 from zenith_mlir.onnx.source import trace_model
+from zenith_mlir.onnx.source.reference import as_taken
 
 if TYPE_CHECKING:
     from zenith_mlir.onnx.export import OnnxExport
@@ -58,16 +58,17 @@ def validate_onnx(
     options = model.options if isinstance(model, OnnxExport) else Options()
     source = trace_model(fn, samples[0], params=params)
     session = Session(_file(model))
-    flat = [[np.asarray(leaf) for leaf in jax.tree.leaves(sample)] for sample in samples]
+    flat = [jax.tree.leaves(sample) for sample in samples]
     takes_weights = len(session.inputs) == len(flat[0]) + len(source.parameters)
     given = [each.numpy() for each in source.parameters] if takes_weights else []
     rows = []
     for sample in flat:
-        rows.append(compare_results({}, session.outputs, source.reference(sample), session([*given, *sample])))
+        found = session([*given, *map(as_taken, sample)])
+        rows.append(compare_results({}, session.outputs, source.reference(sample), found))
     validation = Validation(worst_of(rows), len(rows), tolerance)
     if validation.ok:
         return validation
-    first = first_divergence(prepare(Program.of_source(source), options), options, flat[0], tolerance)
+    first = first_divergence(prepare(Program.of_source(source), options), options, [as_taken(each) for each in flat[0]], tolerance)
     return replace(validation, first=first)
 
 

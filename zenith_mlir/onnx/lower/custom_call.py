@@ -29,8 +29,17 @@ def _custom_call(walk: Walk, op: ir.Operation) -> Sequence[View]:
     if name.startswith("zenith_"):
         raise NotConvertible("lower-kernels made it of a zenith op; leave that pass out, as passes='default' does")
     if name not in CALLS:
-        raise NotConvertible("nothing is known of what it calls; write the function in jax.numpy where that can be")
+        raise NotConvertible(next((reason for part, reason in _REASONS.items() if part in name), _UNKNOWN))
     return CALLS[name](walk, op)
+
+
+# By a part of the name.
+_REASONS = {
+    "python": "it calls back into Python (jax.debug.print, jax.pure_callback), which a model cannot; leave it out",
+    "lapack": "ONNX has no decompositions of matrices and solvers (jax.numpy.linalg); compute what depends on weights "
+    "alone outside of the function",
+}
+_UNKNOWN = "nothing is known of what it calls; write the function in jax.numpy where that can be"
 
 
 CUSTOM_CALL: dict[str, Lowering] = {"stablehlo.custom_call": _custom_call, "sdy.sharding_constraint": _same}
