@@ -11,7 +11,7 @@ import onnx_ir.passes.common as clean_up
 from jaxlib.mlir import ir
 
 from zenith_mlir import __version__
-from zenith_mlir.errors import ZenithError
+from zenith_mlir.errors import ZenithError, did_you_mean
 from zenith_mlir.ir.facts import shape, users
 from zenith_mlir.ir.signature import main_function
 from zenith_mlir.ir.symbols import functions
@@ -82,6 +82,7 @@ def build_model(
         if walk.refusals:
             raise Unconvertible(walk.refusals)
         _set_outputs(builder, results, interface.outputs, options)
+        _check_layouts(builder, options)
     builder.main.opset_imports.update({"": options.opset, **builder.domains})
     model = oir.Model(
         builder.main, ir_version=_IR_VERSIONS[options.opset], producer_name="zenith_mlir", producer_version=__version__
@@ -140,6 +141,16 @@ def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str]
         output = builder.nodes("Identity", [value], [(view.dtype, view.shape)])[0]
         output.name = name
         builder.main.outputs.append(output)
+
+
+def _check_layouts(builder: Builder, options: Options) -> None:
+    names = [str(value.name) for value in (*builder.main.inputs, *builder.main.outputs)]
+    for name in options.layouts:
+        if name not in names:
+            raise ZenithError(
+                f"layouts names {name!r}, which is no input or output{did_you_mean(name, names)}; these are "
+                f"{', '.join(names)}"
+            )
 
 
 def _clean(model: oir.Model) -> None:
