@@ -48,6 +48,12 @@ def test_random_keys_go_in_and_out():
     assert zenith.export_onnx(lambda x: (jax.random.split(jax.random.key(1)), x), (X,)).report.validation.ok
 
 
+def test_a_shape_of_a_key_is_no_key():
+    shape = jax.eval_shape(lambda: jax.random.key(0))
+    with pytest.raises(ZenithError, match="give a key"):
+        zenith.export_onnx(lambda k: jax.random.key_data(k), (shape,))
+
+
 def test_what_python_cannot_pass_is_said():
     with pytest.raises(ZenithError, match=r"no arrays of int4 .*validate=False"):
         zenith.export_onnx(lambda a: a + a, (jnp.ones(3, jnp.int4),))

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from zenith_mlir import hook
+from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.dynamic.expr import parse
 
 __all__ = ["Reference", "as_taken", "random_like"]
@@ -76,6 +77,8 @@ class Reference:
         return found
 
     def _sized(self, example: Any, symbols: Mapping[str, int], generator: np.random.Generator) -> Array:
+        if jax.dtypes.issubdtype(example.dtype, jax.dtypes.prng_key):
+            raise ZenithError("of a random key there is only a shape to compare with; give a key, jax.random.key(0)")
         dims = [size if isinstance(size, int) else parse(str(size)).evaluate(symbols) for size in example.shape]
         return random_like(np.dtype(example.dtype), dims, generator)
 
