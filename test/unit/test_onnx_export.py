@@ -201,6 +201,8 @@ def test_validate_counts_what_is_not_finite():
         ({"path": None, "weights": "external"}, "needs a path"),
         ({"path": "/nowhere/at/all/m.onnx"}, "there is no directory"),
         ({"layouts": {"x": "NHWC->NCHW"}}, "which has 2 dimensions"),
+        ({"layouts": {"logit": "AB->BA"}}, "did you mean logits"),
+        ({"backend": "other"}, "'zenith' or 'jax2onnx'"),
         ({"metadata": {"a": 1}}, "metadata is strings"),
         ({"precision": "f8"}, "'f16', 'bf16'"),
         ({"dynamic": {"y": "b"}}, "which is no input"),

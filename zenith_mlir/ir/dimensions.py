@@ -41,7 +41,7 @@ def state_dimensions(module: ir.Module, arrays: Sequence[Any]) -> None:
         return
     with module.context:
         for index, array in zip(data, arrays, strict=True):
-            stated = ir.StringAttr.get(", ".join(map(str, array.shape)))
+            stated = ir.StringAttr.get(", ".join(map(str, getattr(array, "shape", ()))))
             entries = {named.name: named.attr for named in (said[index][i] for i in range(len(said[index])))}
             said[index] = ir.DictAttr.get({**entries, _STATED: stated})
         main.attributes["arg_attrs"] = ir.ArrayAttr.get(said)

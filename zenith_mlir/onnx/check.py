@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from zenith_mlir.ir.signature import InputSpec
 from zenith_mlir.onnx.complex_values import as_parts
 from zenith_mlir.onnx.conversion import at_sizes
 from zenith_mlir.onnx.differences import Difference, compare_arrays, worst
+from zenith_mlir.onnx.half import reduced_tolerance
 from zenith_mlir.onnx.layouts import stored_permutation
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
 from zenith_mlir.onnx.source import Source
-from zenith_mlir.onnx.source.reference import random_like
+from zenith_mlir.onnx.source.reference import as_taken, random_like
 
-__all__ = ["Check", "ModuleCheck", "compare_results", "worst_of"]
+__all__ = ["Check", "ModuleCheck", "compare_results", "stored", "worst_of"]
 
 Array = np.ndarray[Any, Any]
 # For symbolic dimensions.
@@ -37,16 +37,17 @@ class Check:
     tolerance: float | None = None
 
     def __call__(self, path: Path) -> Validation:
-        session = Session(path)
+        session = Session(path, mapped=self.options.weights == "external")
         names = [each.name for each in self.source.inputs]
         given = [each.numpy() for each in self.source.parameters] if self.options.weights == "input" else []
         rows = []
         reference = self.source.reference
         for sample in reference.samples():
             expected = reference(sample)
-            found = session([*given, *_stored(self.options.layouts, names, sample)])
+            found = session([*given, *stored(self.options.layouts, names, [as_taken(each) for each in sample])])
             rows.append(compare_results(self.options.layouts, session.outputs, expected, found))
-        return Validation(worst_of(rows), len(rows), self.tolerance)
+        tolerance = reduced_tolerance(self.options.passes) if self.tolerance is None else self.tolerance
+        return Validation(worst_of(rows), len(rows), tolerance)
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,19 @@ class ModuleCheck:
         arrays = [
             weights[i].array()
             if i in weights
-            else random_like(spec.dtype, [size or 1 for size in spec.shape], generator)
+            else random_like(spec.dtype, [1 if size is None else size for size in spec.shape], generator)
             for i, spec in enumerate(module.input_specs)
         ]
         expected = [np.asarray(each) for each in module.compile("cpu")(*arrays)]
-        session = Session(path)
+        session = Session(path, mapped=self.options.weights == "external")
         inputs = {i: array for i, array in enumerate(arrays) if i not in weights or self.options.weights == "input"}
         names = [program.inputs.get(i, "") for i in inputs]
-        found = session(_stored(self.options.layouts, names, list(inputs.values())))
-        return Validation(worst_of([compare_results(self.options.layouts, session.outputs, expected, found)]), 1)
+        found = session(stored(self.options.layouts, names, list(inputs.values())))
+        differences = compare_results(self.options.layouts, session.outputs, expected, found)
+        return Validation(worst_of([differences]), 1)
 
 
-def _static(spec: InputSpec) -> tuple[np.dtype[Any], list[int]]:
-    return spec.dtype, [size or 1 for size in spec.shape]
-
-
-def _stored(layouts: Mapping[str, str], names: Sequence[str], arrays: Sequence[Any]) -> list[Any]:
+def stored(layouts: Mapping[str, str], names: Sequence[str], arrays: Sequence[Any]) -> list[Any]:
     """The arrays as the file has them."""
     return [
         np.transpose(array, stored_permutation(layouts, name, np.shape(array)))
@@ -93,7 +91,7 @@ def compare_results(
     """Each output of the file beside that of the program."""
     return [
         compare_arrays(name, left, right)
-        for name, left, right in zip(names, _stored(layouts, names, expected), found, strict=True)
+        for name, left, right in zip(names, stored(layouts, names, expected), found, strict=True)
     ]
 
 

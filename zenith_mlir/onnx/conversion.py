@@ -58,7 +58,7 @@ class Converted:
 
 def prepare(program: Program, options: Options, step: Step = lambda doing: None) -> Prepared:
     """Run the passes of `options`, expand what has no lowering, and compute what weights alone lead to."""
-    program, sizes, computed = _made_static(program)
+    program, sizes, computed = _made_static(program if options.weights == "input" else _tied(program))
     step("running passes")
     module = program.module.run(options.pipeline, target="none")
     remarks = tuple(module.remarks)
@@ -75,6 +75,24 @@ def prepare(program: Program, options: Options, step: Step = lambda doing: None)
     if options.weights == "input":
         inputs.update((index, weights.pop(index).name) for index in program.weights)
     return Prepared(module, Interface(inputs, weights, computed, program.outputs), sizes, remarks)
+
+
+def _tied(program: Program) -> Program:
+    """The program with one argument read in the place of all that are one array to the user."""
+    first: dict[int, int] = {}
+    again = {
+        i: first[id(weight.origin)]
+        for i, weight in sorted(program.weights.items())
+        if weight.origin is not None and first.setdefault(id(weight.origin), i) != i
+    }
+    if not again:
+        return program
+    module = program.module.clone()
+    with module.context:
+        arguments = main_function(module.ir).regions[0].blocks[0].arguments
+        for i, same in again.items():
+            arguments[i].replace_all_uses_with(arguments[same])
+    return replace(program, module=module)
 
 
 def at_sizes(program: Program, size: int) -> Program:

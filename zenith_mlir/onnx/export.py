@@ -103,7 +103,7 @@ def export_onnx(
       precision: compute in 16 bits and store weights so, with sums in 32 (`cast-precision`).
       validate: run the model on onnxruntime beside JAX before it is put in its place, on `args` or on random numbers
         where these have only shapes.
-      tolerance: of that comparison, relative to the largest magnitude of an output; by default by type.
+      tolerance: of that comparison, relative to the largest magnitude of an output; by default by type, or `precision`.
       progress: a progress bar on standard error; by default on a terminal, for exports that take long.
       backend: "jax2onnx" hands the function to that library.
 
@@ -116,6 +116,8 @@ def export_onnx(
     """
     from zenith_mlir.onnx.source import trace_model
 
+    if backend not in ("zenith", "jax2onnx"):
+        raise ZenithError(f"backend={backend!r}: it is 'zenith' or 'jax2onnx'")
     passes = with_precision("onnx" if passes == "default" else passes, precision)
     options = Options(opset, weights, passes, metadata or {}, layouts or {}, fused, microsoft)
     with Steps(progress) as step:

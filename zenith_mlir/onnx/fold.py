@@ -17,7 +17,6 @@ from zenith_mlir.canonical import build
 from zenith_mlir.ir.facts import blocks, defining_op, element_type, has_static_shape, shape, users, walk
 from zenith_mlir.ir.outline import clone_op
 from zenith_mlir.ir.signature import main_function, numpy_dtype, update_signature
-from zenith_mlir.ir.symbols import functions
 from zenith_mlir.module import Module
 from zenith_mlir.onnx.numpy_values import can_compute, compute
 
@@ -142,9 +141,10 @@ def _program(module: Module, frontier: list[ir.Value], known: _Known, needed: li
     program = ir.Module.create(ir.Location.unknown(module.context))
     signature = ir.FunctionType.get([each.type for each in arguments], [each.type for each in frontier])
     with ir.InsertionPoint(program.body), known.main.location:
-        for func in functions(module.operation).values():
-            if func != known.main:
-                func.clone()
+        # The meshes too, which constraints of shardings name.
+        for view in module.ir.body.operations:
+            if view.operation != known.main:
+                view.operation.clone()
         main = ir.Operation.create(
             "func.func",
             regions=1,

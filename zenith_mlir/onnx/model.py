@@ -11,7 +11,7 @@ import onnx_ir.passes.common as clean_up
 from jaxlib.mlir import ir
 
 from zenith_mlir import __version__
-from zenith_mlir.errors import ZenithError
+from zenith_mlir.errors import ZenithError, did_you_mean
 from zenith_mlir.ir.facts import shape, users
 from zenith_mlir.ir.signature import main_function
 from zenith_mlir.ir.symbols import functions
@@ -41,7 +41,11 @@ class Unconvertible(ZenithError):
         self.refusals = tuple(refusals)
         counts = Counter(map(str, refusals))
         lines = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in counts.items()]
-        super().__init__("\n".join([f"{len(refusals)} operations have no ONNX form:", *lines]))
+        super().__init__("\n".join([f"{_operations(len(refusals))} no ONNX form:", *lines]))
+
+
+def _operations(count: int) -> str:
+    return "1 operation has" if count == 1 else f"{count} operations have"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def build_model(
         pairs = zip(returned, results, strict=True)
         results = [joined(walk, value) if is_complex(value) else view for value, view in pairs]
         _set_outputs(builder, results, interface.outputs, options)
+        _check_layouts(builder, options)
     builder.main.opset_imports.update({"": options.opset, **builder.domains})
     model = oir.Model(
         builder.main, ir_version=_IR_VERSIONS[options.opset], producer_name="zenith_mlir", producer_version=__version__
@@ -145,6 +150,16 @@ def _set_outputs(builder: Builder, results: Sequence[View], names: Sequence[str]
         output = builder.nodes("Identity", [value], [(view.dtype, view.shape)])[0]
         output.name = name
         builder.main.outputs.append(output)
+
+
+def _check_layouts(builder: Builder, options: Options) -> None:
+    names = [str(value.name) for value in (*builder.main.inputs, *builder.main.outputs)]
+    for name in options.layouts:
+        if name not in names:
+            raise ZenithError(
+                f"layouts names {name!r}, which is no input or output{did_you_mean(name, names)}; these are "
+                f"{', '.join(names)}"
+            )
 
 
 def _clean(model: oir.Model) -> None:

@@ -22,10 +22,14 @@ __all__ = ["Program", "Weight"]
 
 @dataclass(frozen=True)
 class Weight:
-    """An argument whose value belongs to the model; `array` gives it, and is asked once when it is written."""
+    """An argument whose value belongs to the model; `array` gives it, and is asked once when it is written.
+
+    `origin` is the array of the user, if there is one: weights with the same are one.
+    """
 
     name: str
     array: Callable[[], np.ndarray[Any, Any]]
+    origin: Any = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Program:
     def of_source(cls, source: Source) -> Program:
         return cls(
             source.module,
-            {each.index: Weight(each.name, each.numpy) for each in source.parameters},
+            {each.index: Weight(each.name, each.numpy, each.array) for each in source.parameters},
             {each.index: each.name for each in source.inputs},
             source.outputs,
             source.notes,
@@ -113,10 +117,15 @@ def _named(named: Mapping[str, Any], arguments: Sequence[Argument]) -> dict[int,
 
 def _fitting(array: Any, argument: Argument) -> tuple[int, Weight]:
     index, name, value = argument
-    given, expected = (tuple(np.shape(array)), np.dtype(array.dtype)), (shape(value), numpy_dtype(element_type(value)))
+    expected = shape(value), numpy_dtype(element_type(value))
+    if isinstance(array, bool | int | float):
+        array = np.asarray(array, expected[1])
+    if not hasattr(array, "dtype"):
+        raise ZenithError(f"an array is expected for the argument {name} of main, not {type(array).__name__}")
+    given = tuple(np.shape(array)), np.dtype(array.dtype)
     if given != expected:
         raise ZenithError(
             f"the argument {name} of main is {expected[1]}{list(expected[0])}, and the array for it {given[1]}"
             f"{list(given[0])}; arrays of a pytree are the first arguments, in its order"
         )
-    return index, Weight(name, lambda: np.asarray(array))
+    return index, Weight(name, lambda: np.asarray(array), array)

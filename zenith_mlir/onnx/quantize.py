@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import numpy as np
 import onnx_ir as oir
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.check import compare_results, worst_of
 from zenith_mlir.onnx.differences import Difference
 from zenith_mlir.onnx.run import Session
-from zenith_mlir.onnx.writing import beside, data_file
+from zenith_mlir.onnx.source.reference import as_taken
+from zenith_mlir.onnx.writing import beside, data_file, write
 from zenith_mlir.optional import need
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class QuantizeReport:
     def __str__(self) -> str:
         ratio = self.bytes_before / max(self.bytes_after, 1)
         lines = [
-            f"{self.path}: {_mib(self.bytes_before)} to {_mib(self.bytes_after)} MiB ({ratio:.1f}x smaller)",
+            f"{self.path}: {_size(self.bytes_before)} to {_size(self.bytes_after)} ({ratio:.1f}x smaller)",
             "operators: " + (", ".join(f"{n} {name}" for name, n in self.operators.items()) or "none was quantized"),
         ]
         for each in self.outputs:
@@ -82,9 +82,13 @@ def quantize_onnx(
     source = Path(model if isinstance(model, str | os.PathLike) else _path(model))
     session = Session(source)
     given = [sample if isinstance(sample, tuple) else (sample,) for sample in samples]
-    feeds = [[np.asarray(leaf) for leaf in jax.tree.leaves(sample)] for sample in given]
+    feeds = [[as_taken(leaf) for leaf in jax.tree.leaves(sample)] for sample in given]
     if mode == "static" and not feeds:
         raise ZenithError("static quantization measures activations; give samples=[(x,), ...] like those of use")
+    for feed in feeds:
+        if len(feed) != len(session.inputs):
+            names = ", ".join(session.inputs)
+            raise ZenithError(f"a sample has {len(feed)} arrays, and the model {len(session.inputs)} inputs, {names}")
     common = {"per_channel": per_channel, "op_types_to_quantize": operators, "use_external_data_format": False}
     with tempfile.TemporaryDirectory() as folder, beside(Path(path)) as place:
         inlined = _in_one_file(source, Path(folder))
@@ -107,11 +111,15 @@ def quantize_onnx(
     return QuantizeReport(Path(path), *sizes, nodes, worst_of(rows) if rows else ())
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f}"
+def _size(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
-def _path(export: OnnxExport) -> Path:
+def _path(export: Any) -> Path:
+    from zenith_mlir.onnx.export import OnnxExport
+
+    if not isinstance(export, OnnxExport):
+        raise ZenithError(f"a model is an OnnxExport or a path, not a {type(export).__name__}")
     if export.path is None:
         raise ZenithError("the model was exported without a path; quantization reads a file")
     return export.path
@@ -119,8 +127,9 @@ def _path(export: OnnxExport) -> Path:
 
 def _in_one_file(source: Path, folder: Path) -> Path:
     """A copy that holds its weights itself, as the tools want it."""
+    model = oir.external_data.load_to_model(oir.load(source))
     target = folder / "model.onnx"
-    oir.save(oir.load(source), target)
+    write(model, target, "initializer")
     return target
 
 

@@ -92,8 +92,12 @@ class ExportReport:
         lines.append("seconds: " + ", ".join(f"{step} {seconds:.2f}" for step, seconds in self.seconds.items()))
         lines += [f"note: {note}" for note in self.notes]
         if self.validation is not None:
-            lines.append(f"beside JAX, {self.validation.samples} samples:\n{self.validation}")
+            lines.append(f"beside JAX, {_samples(self.validation.samples)}:\n{self.validation}")
         return "\n".join(lines)
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,16 +21,21 @@ Array = np.ndarray[Any, Any]
 class Session:
     """A loaded model: call it with arrays in the order of its inputs, get those of its outputs.
 
-    bfloat16, which NumPy has no buffers of, goes in and out by its bits.
+    bfloat16 and the kinds of float8, which NumPy has no buffers of, go in and out by their bits.
+
+    `mapped` leaves the weights in a file beside the model where they are, without copies in the order that products
+    like best.
 
     Raises:
         ZenithError: if onnxruntime does not take the model.
     """
 
-    def __init__(self, model: bytes | str | os.PathLike[str]):
+    def __init__(self, model: bytes | str | os.PathLike[str], mapped: bool = False):
         self._runtime = need("onnxruntime", "onnx")
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4
+        if mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         source = model if isinstance(model, bytes) else os.fspath(model)
         try:
             self._session = self._runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -57,26 +62,36 @@ class Session:
 
 
 def _value(value: Any, array: Array) -> Any:
-    array = np.asarray(array, order="C")  # ascontiguousarray makes a row of a number
-    if array.dtype.name in _BITS:
-        bits, element = _BITS[array.dtype.name]
-        return value.ortvalue_from_numpy_with_onnx_type(array.view(bits), element)
+    # Not ascontiguousarray, which makes scalars vectors.
+    array = np.asarray(array, order="C")
+    if array.dtype in _BITS:
+        return value.ortvalue_from_numpy_with_onnx_type(array.view(f"u{array.itemsize}"), _BITS[array.dtype])
+    if array.dtype.kind not in "biufc":
+        raise ZenithError(f"onnxruntime takes no arrays of {array.dtype} from Python; validate=False does not run it")
     return value.ortvalue_from_numpy(array)
 
 
 def _array(result: Any) -> Array:
     name = result.data_type().removeprefix("tensor(").removesuffix(")")
-    if name != "bfloat16":
+    if name not in _BY_NAME:
+        if name in ("int4", "uint4"):
+            raise ZenithError(f"onnxruntime hands out no arrays of {name} to Python; validate=False does not run it")
         return np.asarray(result.numpy())
-    shape = result.shape()
-    bits = np.ctypeslib.as_array(_pointer(result), shape=(int(np.prod(shape)),)).copy()
-    array: Array = bits.view(ml_dtypes.bfloat16).reshape(shape)
+    dtype, shape = _BY_NAME[name], result.shape()
+    count = int(np.prod(shape)) * dtype.itemsize
+    if not count:
+        return np.empty(shape, dtype)
+    memory = np.ctypeslib.as_array(ctypes.cast(result.data_ptr(), ctypes.POINTER(ctypes.c_uint8)), shape=(count,))
+    array: Array = memory.copy().view(dtype).reshape(shape)
     return array
 
 
-def _pointer(result: Any) -> Any:
-    return ctypes.cast(result.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
-
-
-# By the name of the dtype: the bits that NumPy has, and onnx.TensorProto's number of the element type.
-_BITS = {"bfloat16": (np.uint16, 16)}
+# onnx.TensorProto's numbers of the element types that NumPy has no buffers of.
+_BITS = {
+    np.dtype(ml_dtypes.bfloat16): 16,
+    np.dtype(ml_dtypes.float8_e4m3fn): 17,
+    np.dtype(ml_dtypes.float8_e4m3fnuz): 18,
+    np.dtype(ml_dtypes.float8_e5m2): 19,
+    np.dtype(ml_dtypes.float8_e5m2fnuz): 20,
+}
+_BY_NAME = {dtype.name.replace("_", ""): dtype for dtype in _BITS}

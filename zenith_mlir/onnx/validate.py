@@ -8,19 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from zenith_mlir.errors import ZenithError
-from zenith_mlir.onnx.check import compare_results, worst_of
-from zenith_mlir.onnx.complex_values import as_parts
+from zenith_mlir.onnx.check import compare_results, stored, worst_of
 from zenith_mlir.onnx.conversion import prepare
 from zenith_mlir.onnx.differences import narrowest_float
 from zenith_mlir.onnx.divergence import first_divergence
+from zenith_mlir.onnx.half import reduced_tolerance
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
 from zenith_mlir.onnx.source import trace_model
+from zenith_mlir.onnx.source.reference import as_taken
 
 if TYPE_CHECKING:
     from zenith_mlir.onnx.export import OnnxExport
@@ -43,7 +43,8 @@ def validate_onnx(
       fn: the function or model that was exported, called as `export_onnx` was told to.
       samples: tuples of arguments; their arrays are the inputs of the model in order.
       tolerance: largest difference, relative to the largest magnitude of an output; by default 1e-4 in float32,
-        1e-9 in float64, 1e-2 in float16, 6e-2 in bfloat16, and none for integers.
+        1e-9 in float64, 1e-2 in float16, 6e-2 in bfloat16, and none for integers; that of `precision` for all outputs
+        of an export with one.
       params: as for `export_onnx`.
 
     Returns: the differences of each output, the worst over the samples; where one is beyond the tolerance, and the
@@ -60,19 +61,28 @@ def validate_onnx(
     options = model.options if isinstance(model, OnnxExport) else Options()
     source = trace_model(fn, samples[0], params=params)
     session = Session(_file(model))
-    flat = [[np.asarray(leaf) for leaf in jax.tree.leaves(sample)] for sample in samples]
+    flat = [jax.tree.leaves(sample) for sample in samples]
     takes_weights = len(session.inputs) == len(flat[0]) + len(source.parameters)
     given = [each.numpy() for each in source.parameters] if takes_weights else []
+    tolerance = reduced_tolerance(options.passes) if tolerance is None else tolerance
     rows = []
     for sample in flat:
-        rows.append(
-            compare_results({}, session.outputs, source.reference(sample), session([*given, *map(as_parts, sample)]))
-        )
+        arrays = stored(options.layouts, session.inputs[len(given) :], [as_taken(each) for each in sample])
+        found = session([*given, *arrays])
+        rows.append(compare_results(options.layouts, session.outputs, source.reference(sample), found))
     validation = Validation(worst_of(rows), len(rows), tolerance, narrowest=narrowest_float(source.module.operation))
     if validation.ok:
         return validation
-    first = first_divergence(prepare(Program.of_source(source), options), options, flat[0], tolerance)
-    return replace(validation, first=first)
+    apart = next(
+        i for i, row in enumerate(rows) if not all(each.within(tolerance, validation.narrowest) for each in row)
+    )
+    if apart:  # its sizes may be others
+        source = trace_model(fn, samples[apart], params=params)
+    prepared = prepare(Program.of_source(source), replace(options, layouts={}))
+    arrays = [as_taken(each) for each in flat[apart]]
+    if options.weights == "input":
+        arrays = [*(each.numpy() for each in source.parameters), *arrays]
+    return replace(validation, first=first_divergence(prepared, options, arrays, tolerance))
 
 
 def _file(model: Any) -> bytes | str | os.PathLike[str]:

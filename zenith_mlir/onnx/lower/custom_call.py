@@ -39,8 +39,15 @@ def _custom_call(walk: Walk, op: ir.Operation) -> Sequence[View]:
     if name.startswith("lapack_"):
         raise NotConvertible(LINEAR_ALGEBRA_REASON)
     if name not in CALLS:
-        raise NotConvertible("nothing is known of what it calls; write the function in jax.numpy where that can be")
+        raise NotConvertible(next((reason for part, reason in _REASONS.items() if part in name), _UNKNOWN))
     return CALLS[name](walk, op)
+
+
+# By a part of the name.
+_REASONS = {
+    "python": "it calls back into Python (jax.debug.print, jax.pure_callback), which a model cannot; leave it out",
+}
+_UNKNOWN = "nothing is known of what it calls; write the function in jax.numpy where that can be"
 
 
 def _refused(walk: Walk, op: ir.Operation) -> Sequence[View]:

@@ -39,7 +39,7 @@ def _specs(inputs: Sequence[Input], arguments: int, dynamic: Dynamic) -> list[Sp
     if dynamic is None:
         return [None] * len(inputs)
     if isinstance(dynamic, str):
-        return [dynamic] * len(inputs)
+        return [dynamic if each.shape else None for each in inputs]
     if not isinstance(dynamic, Mapping):
         if len(dynamic) != arguments:
             raise ZenithError(
@@ -58,13 +58,16 @@ def _specs(inputs: Sequence[Input], arguments: int, dynamic: Dynamic) -> list[Sp
 
 
 def _look_up(each: Input, dynamic: Mapping[str | int, Spec], used: set[str | int]) -> Spec:
-    """By name; by the name of the argument or of a part of it that the input is in; by the index of the argument."""
+    """By name; by the name of the argument or of a part of it that the input is in; by the index of the argument.
+
+    What is said of many arrays is not of the numbers among them, as the index of a cache.
+    """
     parts = each.name.split(".")
     keys: list[str | int] = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     for key in (*keys, each.argument):
         if key in dynamic:
             used.add(key)
-            return dynamic[key]
+            return dynamic[key] if each.shape or key == each.name else None
     return None
 
 

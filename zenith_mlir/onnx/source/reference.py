@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from zenith_mlir import hook
+from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.dynamic.expr import parse
 
-__all__ = ["Reference", "random_like"]
+__all__ = ["Reference", "as_taken", "random_like"]
 
 Array = np.ndarray[Any, Any]
 # A size that no example has, for symbols that are in no shape by themselves.
@@ -40,7 +41,7 @@ class Reference:
         """The results for arrays of these inputs, as jax.jit computes them."""
         with hook.pipeline(None):
             results = self._jitted(list(self.weights), [jax.numpy.asarray(each) for each in inputs])
-        return [np.asarray(each) for each in jax.tree.leaves(results)]
+        return [as_taken(each) for each in jax.tree.leaves(results)]
 
     def samples(self) -> Iterator[list[Any]]:
         """Inputs to compare on: those of the call, random ones where it had shapes; and random ones of other sizes
@@ -76,12 +77,23 @@ class Reference:
         return found
 
     def _sized(self, example: Any, symbols: Mapping[str, int], generator: np.random.Generator) -> Array:
+        if jax.dtypes.issubdtype(example.dtype, jax.dtypes.prng_key):
+            raise ZenithError("of a random key there is only a shape to compare with; give a key, jax.random.key(0)")
         dims = [size if isinstance(size, int) else parse(str(size)).evaluate(symbols) for size in example.shape]
         return random_like(np.dtype(example.dtype), dims, generator)
 
 
 def _is_symbolic(example: Any) -> bool:
     return any(not isinstance(size, int) for size in np.shape(example))
+
+
+def as_taken(value: Any) -> Array:
+    """What main has for an argument or result: numbers and wide arrays in the types that JAX gives them, random keys
+    as their words.
+    """
+    if jax.dtypes.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    return np.asarray(value, jax.dtypes.canonicalize_dtype(jax.dtypes.result_type(value)))
 
 
 def random_like(dtype: np.dtype[Any], dims: Sequence[int], generator: np.random.Generator) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 from jax.extend.source_info_util import register_exclusion
 
 from zenith_mlir import hook
@@ -125,17 +126,24 @@ def _trace(model: Model, flat: Any, shapes: list[Any], examples: list[Any]) -> A
             f"{model.title} needs the value of an input to be traced: {_first_line(error)} If it is no input of the "
             "model, bind it: functools.partial(fn, train=False)"
         ) from error
-    except ValueError as error:
-        # JAX has no class for it.
-        if "static arguments" not in str(error):
-            raise
-        raise ZenithError(
-            f"an argument of {model.title} is static for jax.jit and an input here; bind it: functools.partial(fn, n=3)"
-        ) from error
     except jax.errors.InconclusiveDimensionOperation as error:
         raise ZenithError(
             f"{model.title} decides by a symbolic size: {_first_line(error)} Say what is known of it, "
             'dynamic_constraints=("seq <= 512",), or leave the size as it is in the example'
+        ) from error
+    except (TypeError, ValueError) as error:
+        # JAX has no class for it.
+        if "static arguments" in str(error):
+            raise ZenithError(
+                f"an argument of {model.title} is static for jax.jit and an input here; bind it: "
+                "functools.partial(fn, n=3)"
+            ) from error
+        # Of shapes that do not fit, which may be for want of knowledge: seq and min(512, seq).
+        if not any(export.is_symbolic_dim(size) for example in examples for size in np.shape(example)):
+            raise
+        raise ZenithError(
+            f"{model.title} cannot be traced with symbolic sizes: {_first_line(error)} If this is true of some sizes "
+            'only, say what is known of them, dynamic_constraints=("seq <= 512",), or leave sizes as in the example'
         ) from error
 
 
