@@ -47,7 +47,8 @@ def _t(a):
 
 
 def test_cholesky() -> None:
-    for a in (POSITIVE, POSITIVE[:2, :2], -POSITIVE, SEVERAL @ SEVERAL.swapaxes(1, 2)):
+    third = POSITIVE - 100 * np.diag([0, 0, 1, 0, 0]).astype("float32")  # The leading minor of order 3 is negative.
+    for a in (POSITIVE[:2, :2], third, SEVERAL @ SEVERAL.swapaxes(1, 2)):
         check(jnp.linalg.cholesky, a)
     check(lambda a: jnp.linalg.cholesky(a, upper=True), POSITIVE, opset=17)
     # One of two is not positive; only one triangle is read.
@@ -145,7 +146,7 @@ def test_double_precision() -> None:
 
 def test_symbolic_batch() -> None:
     def fn(a, b):
-        return jnp.linalg.solve(a, b), *jnp.linalg.qr(b), jnp.linalg.eigvalsh(a)
+        return jnp.linalg.solve(a, b), jnp.linalg.qr(b)[1]
 
     shapes = export.symbolic_args_specs((SEVERAL, SEVERAL[..., :2]), ["b, 3, 3", "b, 3, 2"])
     model = onnx_ir.from_proto(onnx.load_from_string(export_onnx(fn, shapes, validate=False).model_bytes))
