@@ -14,6 +14,7 @@ import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
+from zenith_mlir.errors import ZenithError
 from zenith_mlir.ir.facts import int_list
 from zenith_mlir.onnx.dynamic.expr import Expr, floordiv
 
@@ -171,6 +172,13 @@ def _top_k(reader: Reader, op: ir.Operation) -> list[Shape]:
     return [shape, shape]
 
 
+def _custom_call(reader: Reader, op: ir.Operation) -> list[Shape]:
+    """The last operands are the shapes of the results, where JAX wrote the call."""
+    if "indices_of_shape_operands" not in op.attributes:
+        raise ZenithError(f"{reader.place(op)} has a result of dynamic shape, and does not say which")
+    return [reader.sizes(op.operands[int(i)], op) for i in np.asarray(op.attributes["indices_of_shape_operands"])]
+
+
 def _like_each(reader: Reader, op: ir.Operation) -> list[Shape]:
     """Result i is like operand i."""
     return [reader.shape(operand) for operand, _ in zip(op.operands, op.results, strict=False)]
@@ -213,6 +221,7 @@ RULES: Mapping[str, Rule] = {
     "stablehlo.cholesky": _like(0),
     "stablehlo.concatenate": _concatenate,
     "stablehlo.convolution": _convolution,
+    "stablehlo.custom_call": _custom_call,
     "stablehlo.dot": _dot,
     "stablehlo.dot_general": _dot_general,
     "stablehlo.dynamic_update_slice": _like(0),

@@ -12,7 +12,7 @@ from zenith_mlir.ir.facts import element_type, shape
 from zenith_mlir.ir.signature import numpy_dtype
 from zenith_mlir.ir.splice import splice_function
 from zenith_mlir.module import Module
-from zenith_mlir.onnx.linalg.calls import function_of
+from zenith_mlir.onnx.linalg.calls import Function, function_of
 
 __all__ = ["LINEAR_ALGEBRA", "expand_linalg"]
 
@@ -20,19 +20,32 @@ LINEAR_ALGEBRA = ("stablehlo.cholesky", "stablehlo.triangular_solve", "stablehlo
 
 
 def expand_linalg(module: Module, is_symbolic: Callable[[int], bool] = lambda size: False) -> None:
-    """Replace factorisations and solvers in `module`, of float32 and float64 and of sizes that are known."""
+    """Replace factorisations and solvers in `module`, of float32 and float64 and of matrices whose sizes are known."""
     with module.context:
         for op in walk_program(module.operation, *LINEAR_ALGEBRA):
-            operands = [TensorSpec(shape(value), numpy_dtype(element_type(value))) for value in op.operands]
-            known = not any(is_symbolic(size) for spec in operands for size in spec.shape[-2:])
-            if known and all(spec.dtype.kind == "f" for spec in operands):
-                _expand(op, operands)
+            function = function_of(op)
+            if function is not None and _is_known(op, is_symbolic):
+                _expand(op, function)
 
 
-def _expand(op: ir.Operation, operands: list[TensorSpec]) -> None:
-    function = function_of(op)
-    if function is not None:
-        named = map(op.attributes.__getitem__, range(len(op.attributes)))
-        attributes = sorted(f"{each.name}={each.attr}" for each in named)
-        results = tuple(str(value.type) for value in op.results)
-        splice_function(op, (op.name, *attributes, *map(str, operands), *results), function, operands, "cpu")
+def _data(op: ir.Operation) -> list[ir.Value]:
+    """The operands without the shapes of results, which come last where sizes were symbolic."""
+    shapes = len(op.results) if "indices_of_shape_operands" in op.attributes else 0
+    return list(op.operands)[: len(op.operands) - shapes]
+
+
+def _is_known(op: ir.Operation, is_symbolic: Callable[[int], bool]) -> bool:
+    data = _data(op)
+    matrices = [shape(value) for value in data if len(shape(value)) == len(shape(data[0]))]
+    known = not any(is_symbolic(size) for each in matrices for size in each[-2:])
+    return known and all(numpy_dtype(element_type(value)).kind == "f" for value in data)
+
+
+def _expand(op: ir.Operation, function: Function) -> None:
+    operands = [TensorSpec(shape(value), numpy_dtype(element_type(value))) for value in op.operands]
+    named = map(op.attributes.__getitem__, range(len(op.attributes)))
+    attributes = sorted(f"{each.name}={each.attr}" for each in named)
+    results = tuple(str(value.type) for value in op.results)
+    count = len(_data(op))
+    key = (op.name, *attributes, *map(str, operands), *results)
+    splice_function(op, key, lambda *values: function(*values[:count]), operands, "cpu")
