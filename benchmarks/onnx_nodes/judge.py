@@ -67,6 +67,10 @@ def judge(case: Case, opsets: tuple[int, ...], fused: str = "measured") -> Verdi
         except ZenithError as error:
             verdict.models[opset, "onnxruntime"] = verdict.models[opset, "reference"] = f"refused: {error}"
             continue
+        except Exception as error:  # onnx's checker and its shape inference
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            verdict.models[opset, "onnxruntime"] = verdict.models[opset, "reference"] = said
+            continue
         for name, run in (("onnxruntime", _on_runtime), ("reference", _on_reference)):
             verdict.models[opset, name] = _tried(lambda run=run, model=model: run(model, arrays), case.expected)
     return verdict

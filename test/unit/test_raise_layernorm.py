@@ -210,6 +210,12 @@ def test_norms_over_other_axes(name: str) -> None:
 
 
 @pytest.mark.once
+def test_rows_of_nothing_have_no_mean() -> None:
+    module = raised(lambda x: jnp.sqrt(jnp.sum(x * x, 1, keepdims=True)), jnp.zeros((2, 0, 4)))
+    assert names(module) == []
+
+
+@pytest.mark.once
 def test_adaptive_norms_keep_their_modulation_outside() -> None:
     module = raised(lambda x, s, b: two_passes(x) * (1 + s[:, None]) + b[:, None], X, array(2, 40), array(2, 40))
     assert names(module) == ["layer_norm"]

@@ -60,8 +60,9 @@ def _loss(builder: Builder, spec: CrossEntropySpec, x: View, labels: oir.Value, 
 
 
 def _taken(builder: Builder, value: oir.Value, index: oir.Value) -> oir.Value:
-    """Negative indices count from the end."""
-    return builder.op("GatherElements", value, index, shape=builder.shape(index), axis=-1)
+    """Negative indices count from the end. ONNX's reference does not take an axis that does so."""
+    dims = builder.shape(index)
+    return builder.op("GatherElements", value, index, shape=dims, axis=len(dims) - 1)
 
 
 def _with_infinity(builder: Builder, x: View, index: oir.Value, loss: oir.Value) -> oir.Value:

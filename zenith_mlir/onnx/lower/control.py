@@ -92,10 +92,13 @@ def _while(walk: Walk, op: ir.Operation) -> Sequence[View]:
     return [views.get(i, walk.view(operand)) for i, operand in enumerate(op.operands)]
 
 
-def _bounds(walk: Walk, loop: Loop) -> tuple[oir.Value | None, oir.Value | None]:
-    """The trip count where it is known, else the condition on the initial values."""
+def _bounds(walk: Walk, loop: Loop) -> tuple[oir.Value | None, oir.Value]:
+    """The trip count where it is known, and whether to begin: else the condition on the initial values.
+
+    ONNX's reference takes a condition that is left out for false.
+    """
     if loop.counter is not None:
-        return walk.builder.constant(np.asarray(loop.counter[1], np.int64)), None
+        return walk.builder.constant(np.asarray(loop.counter[1], np.int64)), walk.builder.scalar(True, _D.BOOL)
     return None, _continues(walk, loop, [walk.view(operand) for operand in loop.operands])
 
 
