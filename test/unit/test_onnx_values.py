@@ -139,3 +139,12 @@ def test_where_a_model_parts(function, samples, options, op, monkeypatch):
     export = zenith.export_onnx(function, (X,), params=params, validate=False, **options)
     found = zenith.validate_onnx(export, function, samples, params=params)
     assert not found.ok and found.first.op == op and found.first.line.rpartition(":")[0].endswith("onnx_values.py")
+
+
+def test_what_a_call_writes_is_noted():
+    nnx = pytest.importorskip("flax.nnx")
+    norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    (note,) = zenith.export_onnx(norm, (X,)).report.notes
+    assert "BatchNorm writes mean, var, which the model in the file does not" in note
+    norm.eval()
+    assert not zenith.export_onnx(norm, (X,)).report.notes

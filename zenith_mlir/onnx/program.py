@@ -116,9 +116,11 @@ def _named(named: Mapping[str, Any], arguments: Sequence[Argument]) -> dict[int,
 
 
 def _fitting(array: Any, argument: Argument) -> tuple[int, Weight]:
+    import jax
+
     index, name, value = argument
     expected = shape(value), numpy_dtype(element_type(value))
-    if isinstance(array, bool | int | float):
+    if isinstance(array, bool | int | float) and jax.dtypes.result_type(expected[1], array) == expected[1]:
         array = np.asarray(array, expected[1])
     if not hasattr(array, "dtype"):
         raise ZenithError(f"an array is expected for the argument {name} of main, not {type(array).__name__}")

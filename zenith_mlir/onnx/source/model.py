@@ -18,7 +18,8 @@ class Model:
     """`call(params, *args, **kwargs)` computes what the model does; the arrays in the pytree `params` are weights.
 
     `signature` is that of the arguments behind `params`, for names. `parameter_name` makes a name of a path in
-    `params`. `random` are the names of weights that are the state of random number generators. `input_names` and
+    `params`. `random` are the names of weights that are the state of random number generators; into `written` a call
+    puts the names of those that it gave another value, which is lost. `input_names` and
     `output_names` are those that the library has; `captures` are the objects in which arrays that `call` closes over
     can be found.
     """
@@ -29,6 +30,7 @@ class Model:
     title: str
     parameter_name: Callable[[Sequence[Any]], str] = names.of_parameters
     random: frozenset[str] = frozenset()
+    written: set[str] = field(default_factory=set)
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     captures: Mapping[str, Any] = field(default_factory=dict)

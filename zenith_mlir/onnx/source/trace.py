@@ -187,7 +187,7 @@ def _dtype(array: Any) -> np.dtype[Any]:
 
 
 def _notes(model: Model, closed: Any, weights: Weights) -> Iterator[str]:
-    """A model that draws random numbers draws the same ones in every run."""
+    """A model that draws random numbers draws the same ones in every run, and none keeps what it writes."""
     read = {id(atom) for eqn in closed.jaxpr.eqns for atom in eqn.invars}
     drawn = [
         name
@@ -198,6 +198,13 @@ def _notes(model: Model, closed: Any, weights: Weights) -> Iterator[str]:
         yield (
             f"{model.title} draws random numbers from {', '.join(drawn)}, which are exported as they are: every run "
             "draws the same ones; put the model into evaluation mode (model.eval(), train=False) if it should draw none"
+        )
+    written = sorted(model.written - model.random)
+    if written:
+        shown = ", ".join(written[:6]) + (f" and {len(written) - 6} more" if len(written) > 6 else "")
+        yield (
+            f"{model.title} writes {shown}, which the model in the file does not: put it into evaluation mode, or, to "
+            "have them as inputs and outputs, export a function of the split state that returns the new one"
         )
 
 
