@@ -92,6 +92,12 @@ def test_lu() -> None:
     check(lambda a: (jnp.linalg.inv(a), jnp.linalg.det(a)), np.zeros((2, 2), np.float32))
 
 
+def test_tridiagonal_solve() -> None:
+    below, diagonal, above = SQUARE[:3].copy()
+    below[0] = above[-1] = diagonal[0] = 0  # rows have to be exchanged
+    check(lax.linalg.tridiagonal_solve, below, diagonal, above, SIDES)
+
+
 def test_qr() -> None:
     # A column that is clear below its first element has no reflection.
     clear = np.triu(TALL)

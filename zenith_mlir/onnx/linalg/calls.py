@@ -18,6 +18,7 @@ from zenith_mlir.onnx.linalg.matrices import Array
 from zenith_mlir.onnx.linalg.qr import geqrf, orgqr, ormqr
 from zenith_mlir.onnx.linalg.svd import gesdd
 from zenith_mlir.onnx.linalg.triangular import trsm
+from zenith_mlir.onnx.linalg.tridiagonal import gtsv
 
 __all__ = ["Function", "function_of"]
 
@@ -94,6 +95,7 @@ _ROUTINES: dict[str, Callable[[ir.Operation, Mapping[str, int]], Function]] = {
     "geqrf": _plain(geqrf),
     "gesdd": _gesdd,
     "getrf": _plain(getrf),
+    "gtsv": _plain(gtsv),
     "orgqr": _plain(orgqr),
     "ormqr": _ormqr,
     "potrf": _potrf,

@@ -36,7 +36,8 @@ def _data(op: ir.Operation) -> list[ir.Value]:
 
 def _is_known(op: ir.Operation, is_symbolic: Callable[[int], bool]) -> bool:
     data = _data(op)
-    matrices = [shape(value) for value in data if len(shape(value)) == len(shape(data[0]))]
+    rank = max(len(shape(value)) for value in data)
+    matrices = [shape(value) for value in data if len(shape(value)) == rank]
     known = not any(is_symbolic(size) for each in matrices for size in each[-2:])
     return known and all(numpy_dtype(element_type(value)).kind == "f" for value in data)
 

@@ -28,7 +28,7 @@ CALLS: dict[str, Lowering] = {
 
 LINEAR_ALGEBRA_REASON = (
     "of linear algebra these are converted, in float32 and float64 and with matrices whose sizes are known: Cholesky, "
-    "LU, QR, eigh, the singular value decomposition, triangular solvers, and what is made of them"
+    "LU, QR, eigh, the singular value decomposition, triangular and tridiagonal solvers, and what is made of them"
 )
 
 
