@@ -9,7 +9,7 @@
 // CHECK: opset 23, 3 nodes: 1 Add, 1 MatMul, 1 Tanh
 // CHECK: inputs: w: float[3, 4], x: float[arg1_dim0, 3]
 // CHECK: outputs: output_0: float[arg1_dim0, 4]
-// CHECK: beside JAX, 1 samples:
+// CHECK: beside JAX, 1 sample:
 // CHECK: output_0 float32
 
 // NOWHERE: error: an ONNX model is written to a file; name it with -o model.onnx
