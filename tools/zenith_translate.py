@@ -132,8 +132,7 @@ def _check_onnx(options: argparse.Namespace) -> None:
 
 
 def _write_onnx(module: Module, options: argparse.Namespace, progress: Progress) -> int:
-    from zenith_mlir.onnx.export import export_module
-    from zenith_mlir.onnx.options import Options
+    from zenith_mlir.onnx import Options, export_module
     from zenith_mlir.onnx.weights import read_weights
 
     progress("converting to ONNX")

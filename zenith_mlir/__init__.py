@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Module": "module",
-    "OnnxExport": "onnx.export",
+    "OnnxExport": "onnx",
     "Pass": "registry",
     "PassContext": "context",
     "PassError": "errors",
@@ -50,14 +50,14 @@ _HOMES = {
     "ZenithWarning": "rewriting",
     "checkpoint": "remat.checkpoint",
     "checkpoint_sequential": "remat.sequential",
-    "export_onnx": "onnx.export",
+    "export_onnx": "onnx",
     "jit": "hook",
     "load": "module",
     "option": "registry",
     "register": "registry",
     "set_pipeline": "hook",
     "trace": "module",
-    "validate_onnx": "onnx.validate",
+    "validate_onnx": "onnx",
 }
 # `pipeline` is a module that can be called: `zenith.pipeline("default")` and `zenith_mlir.pipeline.Pipeline`
 # are both it.

@@ -135,8 +135,7 @@ class Module:
             Unconvertible: with everything that ONNX has no form of, at once. Nothing is written.
             ZenithError: for what else does not go; `zenith_mlir.onnx.export_onnx` says more.
         """
-        from zenith_mlir.onnx.export import export_module
-        from zenith_mlir.onnx.options import Options
+        from zenith_mlir.onnx import Options, export_module
 
         chosen = Options(opset=opset, weights=weights, passes=passes, **options)
         return export_module(self, path, chosen, params, validate=validate)

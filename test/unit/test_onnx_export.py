@@ -15,6 +15,7 @@ import pytest
 import zenith_mlir as zenith
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx import OnnxMismatch, Unconvertible, quantize_onnx
+from zenith_mlir.onnx.differences import default_tolerance
 from zenith_mlir.onnx.run import Session
 
 pytestmark = pytest.mark.once
@@ -207,6 +208,11 @@ def test_validate_counts_what_is_not_finite():
         ({"precision": "f8"}, "'f16', 'bf16'"),
         ({"dynamic": {"y": "b"}}, "which is no input"),
         ({"passes": "no-such-pass"}, "unknown pass"),
+        ({"opset": 23.0}, "opset 23.0 cannot be written"),
+        ({"layouts": ["x"]}, "layouts is a mapping from names to strings, not list"),
+        ({"tolerance": "small"}, "tolerance='small'"),
+        ({"dynamic": 3}, "dynamic is a mapping"),
+        ({"params": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS)}, "but no value"),
     ],
 )
 def test_bad_arguments(arguments, message, tmp_path):
@@ -245,7 +251,7 @@ def test_the_tolerance_is_that_of_the_narrowest_float_of_the_program():
 
     validation = zenith.export_onnx(function, (X,)).report.validation
     assert validation.narrowest == "bfloat16" and validation.ok
-    assert not validation.outputs[0].within(1e-9) or validation.outputs[0].relative == 0
+    assert default_tolerance("float32", "bfloat16") > default_tolerance("float32") > default_tolerance("int32") == 0
 
 
 @pytest.mark.parametrize(
@@ -260,3 +266,39 @@ def test_complex_numbers_are_pairs_in_the_file(function):
     (found,) = Session(export.model_bytes)([np.stack([x.real, x.imag], -1)])
     joined = found[..., 0] + 1j * found[..., 1] if expected.dtype.kind == "c" else found
     np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_which_there_are_shapes_only():
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS)
+    export = zenith.export_onnx(mlp, (X,), params=shapes, weights="input")
+    assert export.report.validation is None and "shapes only" in str(export.report)
+    close(Session(export.model_bytes)([*jax.tree.leaves(PARAMS), X]), expected())
+
+
+def test_a_lowering_that_fails_is_told_like_the_rest(monkeypatch):
+    from zenith_mlir.onnx import table
+
+    monkeypatch.setitem(table.LOWERINGS, "stablehlo.tanh", lambda walk, op: [][0])
+    with pytest.raises(Unconvertible, match=r"test_onnx_export.py:\d+: stablehlo.tanh: .* a bug: IndexError") as caught:
+        zenith.export_onnx(jnp.tanh, (X,))
+    assert isinstance(caught.value.__cause__, IndexError)
+
+
+def test_what_to_install_is_said():
+    import subprocess
+    import sys
+
+    code = "import sys, zenith_mlir; sys.modules['onnx_ir'] = None; zenith_mlir.export_onnx"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert found.splitlines()[-1].startswith("zenith_mlir.errors.ZenithError")
+    assert 'pip install "zenith_mlir[onnx]"' in found
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_rows_of_a_scan_are_stacked_by_the_loop(reverse):
+    def scan(xs):
+        return jax.lax.scan(lambda c, x: (c + x, c * x), xs[0], xs, reverse=reverse)[1]
+
+    export = zenith.export_onnx(scan, (X,))
+    assert "ScatterND" not in export.report.nodes
+    close(Session(export.model_bytes)([X]), [np.asarray(jax.jit(scan)(X))])

@@ -135,5 +135,11 @@ _EVALUATORS: dict[str, Callable[..., np.ndarray | None]] = {
     "stablehlo.abs": _exact(np.abs),
 }
 
+MOVES: dict[str, Callable[..., np.ndarray | None]] = {
+    name: _EVALUATORS[f"stablehlo.{name}"]
+    for name in ("iota", "broadcast_in_dim", "reshape", "transpose", "slice", "compare", "select")
+}
+"""What lays elements out or chooses among them, whatever their type, by the name of the operation."""
+
 EXACT_OPS = frozenset(_EVALUATORS) - {"stablehlo.reduce"}
 """Operations that `evaluate` computes exactly, whatever their operands."""

@@ -16,8 +16,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zenith_mlir.lazily import attributes
 
 if TYPE_CHECKING:
     from zenith_mlir.memory.manager import BudgetExceeded as BudgetExceeded
@@ -49,10 +50,4 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'zenith_mlir.memory' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"zenith_mlir.memory.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes(__name__, _HOMES)

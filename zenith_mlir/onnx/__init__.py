@@ -9,21 +9,27 @@ Every name is imported when first used: `import zenith_mlir.onnx` loads neither 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from zenith_mlir.lazily import attributes
+from zenith_mlir.optional import need
 
 if TYPE_CHECKING:
     from zenith_mlir.onnx.export import OnnxExport as OnnxExport
     from zenith_mlir.onnx.export import OnnxMismatch as OnnxMismatch
+    from zenith_mlir.onnx.export import export_module as export_module
     from zenith_mlir.onnx.export import export_onnx as export_onnx
     from zenith_mlir.onnx.model import Unconvertible as Unconvertible
+    from zenith_mlir.onnx.options import Options as Options
     from zenith_mlir.onnx.quantize import quantize_onnx as quantize_onnx
     from zenith_mlir.onnx.validate import validate_onnx as validate_onnx
 
 _HOMES = {
     "OnnxExport": "export",
+    "Options": "options",
     "OnnxMismatch": "export",
     "Unconvertible": "model",
+    "export_module": "export",
     "export_onnx": "export",
     "quantize_onnx": "quantize",
     "validate_onnx": "validate",
@@ -31,10 +37,10 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
+_find = attributes(__name__, _HOMES)
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    if name in _HOMES:
+        need("onnx_ir", "onnx")
+    return _find(name)

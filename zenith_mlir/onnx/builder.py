@@ -219,8 +219,10 @@ class Builder:
         target = [shape[axis] for axis in permutation]
         if self._foldable(value):
             return self._fold(value, ("T", *permutation), target, lambda array: array.transpose(permutation))
-        emit = lambda: self.nodes("Transpose", [value], [(_dtype(value), target)], perm=permutation)[0]  # noqa: E731
-        return self._once(("T", value, *permutation), emit)
+        return self._once(
+            ("T", value, *permutation),
+            lambda: self.nodes("Transpose", [value], [(_dtype(value), target)], perm=permutation)[0],
+        )
 
     def reverse(self, value: oir.Value, axes: Sequence[int]) -> oir.Value:
         """The elements along `axes` in the opposite order."""
@@ -234,23 +236,21 @@ class Builder:
         return self._once(("F", value, *axes), lambda: self.op("Slice", value, *operands, shape=shape))
 
     def reshape(self, value: oir.Value, shape: Sequence[int]) -> oir.Value:
-        old, new = self.shape(value), tuple(shape)
+        new = tuple(shape)
         before = self._before_reshapes(value, new)
         if before is not None:
             return before
         if self._foldable(value):
             return self._fold(value, ("R", *new), new, lambda array: array.reshape(new))
+        return self._once(("R", value, *new), lambda: self._reshaped(value, new))
+
+    def _reshaped(self, value: oir.Value, new: tuple[int, ...]) -> oir.Value:
+        old, result = self.shape(value), [(_dtype(value), new)]
         inserted = _inserted_ones(old, new)
         if inserted is not None:
-            emit = lambda: self.nodes("Unsqueeze", [value, self.ints(inserted)], [(_dtype(value), new)])[0]  # noqa: E731
-        else:
-            emit = lambda: self.nodes(  # noqa: E731
-                "Reshape",
-                [value, self.sizes.reshape_target(self, old, new)],
-                [(_dtype(value), new)],
-                allowzero=None if all(new) else 1,
-            )[0]
-        return self._once(("R", value, *new), emit)
+            return self.nodes("Unsqueeze", [value, self.ints(inserted)], result)[0]
+        target = self.sizes.reshape_target(self, old, new)
+        return self.nodes("Reshape", [value, target], result, allowzero=None if all(new) else 1)[0]
 
     def _before_reshapes(self, value: oir.Value, shape: tuple[int, ...]) -> oir.Value | None:
         """`value`, or what was reshaped into it, if it has this shape."""
@@ -264,8 +264,7 @@ class Builder:
         new = tuple(shape)
         if self.shape(value) == new:
             return value
-        emit = lambda: self.op("Expand", value, self.dims(new), shape=new)  # noqa: E731
-        return self._once(("E", value, *new), emit)
+        return self._once(("E", value, *new), lambda: self.op("Expand", value, self.dims(new), shape=new))
 
     def _foldable(self, value: oir.Value) -> bool:
         tensor = value.const_value

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zenith_mlir.certify.compare import random_inputs
 from zenith_mlir.onnx.complex_values import as_parts
 from zenith_mlir.onnx.conversion import at_sizes
 from zenith_mlir.onnx.differences import Difference, compare_arrays, worst
@@ -19,7 +20,7 @@ from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
 from zenith_mlir.onnx.source import Source
-from zenith_mlir.onnx.source.reference import as_taken, random_like
+from zenith_mlir.onnx.source.reference import as_taken
 
 __all__ = ["Check", "ModuleCheck", "compare_results", "stored", "worst_of"]
 
@@ -61,14 +62,10 @@ class ModuleCheck:
     def __call__(self, path: Path) -> Validation:
         program = at_sizes(self.program, _ANY_SIZE)
         module, weights = program.module, program.weights
-        generator = np.random.default_rng(0)
-        arrays = [
-            weights[i].array()
-            if i in weights
-            else random_like(spec.dtype, [1 if size is None else size for size in spec.shape], generator)
-            for i, spec in enumerate(module.input_specs)
-        ]
-        expected = [np.asarray(each) for each in module.compile("cpu")(*arrays)]
+        executable = module.compile("cpu")
+        drawn = random_inputs(module, 0, executable).arrays
+        arrays = [weights[i].array() if i in weights else array for i, array in enumerate(drawn)]
+        expected = [np.asarray(each) for each in executable(*arrays)]
         session = Session(path, mapped=self.options.weights == "external")
         inputs = {i: array for i, array in enumerate(arrays) if i not in weights or self.options.weights == "input"}
         names = [program.inputs.get(i, "") for i in inputs]

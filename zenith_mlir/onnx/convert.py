@@ -46,7 +46,7 @@ class Walk:
     """Values of the program seen so far, and where nodes go.
 
     Lowering functions read operands with `walk.view(op.operands[0])` and return views of the results. What they refuse
-    is collected, so that a user hears of everything at once.
+    is collected, so that a user hears of everything at once; `failure` is the first error that is none of theirs.
     """
 
     builder: Builder
@@ -55,6 +55,7 @@ class Walk:
     views: dict[ir.Value, View] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
     refusals: list[Refusal] = field(default_factory=list)
+    failure: Exception | None = None
     parts: dict[ir.Value, tuple[View, View]] = field(default_factory=dict)
     """Real and imaginary parts of complex values."""
 
@@ -89,14 +90,21 @@ class Walk:
         self.builder.origin = _origin(op, next(self.numbers))
         try:
             views = self._lowered(op)
-        except NotConvertible as refusal:
-            self.refusals.append(Refusal(_called(op), str(refusal), self.builder.origin.line))
-            views = [self._nothing(result) for result in op.results]
-        for result, view in zip(op.results, views, strict=True):
-            if view.shape != shape(result):
-                raise AssertionError(f"{op.name}: a view of {view.shape} for {result.type}")
-            self.views[result] = view
+            for result, view in zip(op.results, views, strict=True):
+                if view.shape != shape(result):
+                    raise AssertionError(f"a view of {view.shape} for {result.type}")
+        except ZenithError as refusal:
+            views = self._refused(op, str(refusal))
+        except Exception as error:  # a user is told of the line as of any other
+            self.failure = self.failure or error
+            views = self._refused(op, f"the converter failed, which is a bug: {type(error).__name__}: {error}")
+        self.views.update(zip(op.results, views, strict=True))
         self.builder.origin = outer
+
+    def _refused(self, op: ir.Operation, reason: str) -> list[View]:
+        """Note why, and go on with placeholders for the results."""
+        self.refusals.append(Refusal(_called(op), reason, self.builder.origin.line))
+        return [self._nothing(result) for result in op.results]
 
     def _lowered(self, op: ir.Operation) -> Sequence[View]:
         complex_ = any(is_complex(value) for value in (*op.operands, *op.results))
@@ -109,11 +117,12 @@ class Walk:
 
     def _nothing(self, result: ir.Value) -> View:
         """Stands for the result of a refused operation, so that the walk can go on."""
+        dims = shape(result) if isinstance(result.type, ir.RankedTensorType) else ()
         try:
             dtype = onnx_type(result)
-        except ZenithError:
+        except (ZenithError, ValueError):
             dtype = oir.DataType.FLOAT
-        return View.of(self.builder.value(dtype, shape(result)), shape(result))
+        return View.of(self.builder.value(dtype, dims), dims)
 
 
 def onnx_type(value: ir.Value) -> oir.DataType:

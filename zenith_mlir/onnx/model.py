@@ -84,8 +84,10 @@ def build_model(
                 arguments[i] = walk.parts[argument][0]
         results = walk.block(block, arguments)
         if walk.refusals:
-            raise Unconvertible(walk.refusals)
+            raise Unconvertible(walk.refusals) from walk.failure
         returned = list(list(block.operations)[-1].operands)
+        if not returned:
+            raise ZenithError("main returns nothing; a model has one output at least")
         pairs = zip(returned, results, strict=True)
         results = [joined(walk, value) if is_complex(value) else view for value, view in pairs]
         _set_outputs(builder, results, interface.outputs, options)

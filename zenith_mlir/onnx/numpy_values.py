@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from jaxlib.mlir import ir
 
-from zenith_mlir.canonical.splats import COMPARE, comparison_direction
 from zenith_mlir.ir.elements import elements
-from zenith_mlir.ir.facts import element_type, int_list, shape
+from zenith_mlir.ir.facts import element_type
 from zenith_mlir.ir.signature import numpy_dtype
+from zenith_mlir.match.constants import MOVES
 
 __all__ = ["can_compute", "compute"]
 
 Array = np.ndarray[Any, Any]
-Rule = Callable[..., Array]
+Rule = Callable[..., Array | None]
 
 
 def can_compute(ops: Sequence[ir.Operation]) -> bool:
@@ -46,53 +46,27 @@ def _is_exact(op: ir.Operation) -> bool:
     return "c" not in kinds
 
 
-def _broadcast(op: ir.Operation, x: Array) -> Array:
-    dims = shape(op.results[0])
-    own = int_list(op, "broadcast_dimensions")
-    line = [1] * len(dims)
-    for size, d in zip(x.transpose(np.argsort(own)).shape, sorted(own), strict=True):
-        line[d] = size
-    return np.broadcast_to(x.transpose(np.argsort(own)).reshape(line), dims)
-
-
-def _slice(op: ir.Operation, x: Array) -> Array:
-    bounds = (int_list(op, name) for name in ("start_indices", "limit_indices", "strides"))
-    return x[tuple(slice(*bound) for bound in zip(*bounds, strict=True))]
-
-
-def _iota(op: ir.Operation) -> Array:
-    dims = shape(op.results[0])
-    d = ir.IntegerAttr(op.attributes["iota_dimension"]).value
-    return np.broadcast_to(np.arange(dims[d]).reshape([-1 if i == d else 1 for i in range(len(dims))]), dims)
-
-
 def _plain(function: Callable[..., Array]) -> Rule:
     return lambda op, *operands: function(*operands)
 
 
 _NAMED: dict[str, Rule] = {
+    **MOVES,
     "abs": _plain(np.abs),
     "add": _plain(np.add),
     "and": _plain(np.bitwise_and),
-    "broadcast_in_dim": _broadcast,
-    "compare": lambda op, x, y: COMPARE[comparison_direction(op)](x, y),
     "concatenate": lambda op, *xs: np.concatenate(xs, ir.IntegerAttr(op.attributes["dimension"]).value),
     "constant": elements,
     "convert": lambda op, x: x.astype(numpy_dtype(element_type(op.results[0]))),
     "divide": _plain(np.divide),
-    "iota": _iota,
     "maximum": _plain(np.maximum),
     "minimum": _plain(np.minimum),
     "multiply": _plain(np.multiply),
     "negate": _plain(np.negative),
     "not": _plain(np.invert),
     "or": _plain(np.bitwise_or),
-    "reshape": lambda op, x: x.reshape(shape(op.results[0])),
     "rsqrt": _plain(lambda x: 1 / np.sqrt(x)),
-    "select": _plain(np.where),
-    "slice": _slice,
     "sqrt": _plain(np.sqrt),
     "subtract": _plain(np.subtract),
-    "transpose": lambda op, x: x.transpose(int_list(op, "permutation")),
 }
 _RULES = {f"stablehlo.{name}": rule for name, rule in _NAMED.items()}

@@ -44,11 +44,15 @@ class Options:
     microsoft: bool = False
 
     def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
+        if not isinstance(self.opset, int) or self.opset not in OPSETS:
             raise ZenithError(f"opset {self.opset!r} cannot be written; there are {OPSETS[0]} to {OPSETS[-1]}")
         for name, choices in (("weights", get_args(Placement)), ("fused", get_args(Fused))):
             if getattr(self, name) not in choices:
                 raise ZenithError(f"{name}={getattr(self, name)!r}: it is one of {', '.join(map(repr, choices))}")
+        for name in ("metadata", "layouts"):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping):
+                raise ZenithError(f"{name} is a mapping from names to strings, not {type(given).__name__}")
         for key, value in self.metadata.items():
             if not (isinstance(key, str) and isinstance(value, str)):
                 raise ZenithError(f"metadata is strings by name; {key!r}: {value!r} is none, write it as a string")

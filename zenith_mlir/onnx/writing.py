@@ -54,8 +54,21 @@ def write(model: oir.Model, path: Path, weights: Placement) -> None:
     """Write the model and, with weights="external", the file of its weights, one weight after the other.
 
     Raises:
-        ZenithError: if the weights are too large to be in the model's file.
+        ZenithError: if the weights are too large to be in the model's file, or have no value.
     """
+    try:
+        _write(model, path, weights)
+    except oir.serde.SerdeError as error:
+        cause = _root(error)
+        raise cause if isinstance(cause, ZenithError) else ZenithError(f"cannot write {path}: {cause}") from None
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error, which quotes the whole model, came from."""
+    return error if error.__cause__ is None else _root(error.__cause__)
+
+
+def _write(model: oir.Model, path: Path, weights: Placement) -> None:
     if weights == "external":
         oir.save(model, path, external_data=data_file(path).name, size_threshold_bytes=_SMALL, max_workers=1)
         return

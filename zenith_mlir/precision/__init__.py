@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zenith_mlir.lazily import attributes
 
 if TYPE_CHECKING:
     from zenith_mlir.precision.loss_scale import DynamicLossScale as DynamicLossScale
@@ -52,10 +53,4 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'zenith_mlir.precision' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"zenith_mlir.precision.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes(__name__, _HOMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from zenith_mlir.onnx.linalg.matrices import (
@@ -34,7 +36,7 @@ def potrf(a: Array, lower: bool) -> tuple[Array, Array]:
     given = a if lower else transposed(a)
     rows, columns = indices(n)[:, None], indices(n)[None, :]
 
-    def next_column(k, factor):  # type: ignore[no-untyped-def]
+    def next_column(k: Any, factor: Any) -> Any:
         rest = column(given, k) - factor @ transposed(row(factor, k))
         scaled = rest / jnp.sqrt(entry(rest, k, 0))
         return jnp.where((columns == k) & (rows >= k), scaled, factor)

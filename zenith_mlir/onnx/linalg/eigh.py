@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,7 +35,7 @@ def syevd(a: Array, lower: bool) -> tuple[Array, Array, Array]:
     meetings = np.eye(size, dtype=bool)[tournament.other]
     tolerance = size * float(jnp.finfo(a.dtype).eps)
 
-    def round_(state):  # type: ignore[no-untyped-def]
+    def round_(state: Any) -> Any:
         a, vectors = state
         products = jnp.sum(jnp.where(meetings, a, 0), -1)
         rotation = tournament.rotation(diagonal(a), products)
@@ -41,7 +43,7 @@ def syevd(a: Array, lower: bool) -> tuple[Array, Array, Array]:
         # Both of a pair have to see the same product, or they turn by different angles.
         return (a + transposed(a)) / 2, vectors @ rotation
 
-    def unfinished(state):  # type: ignore[no-untyped-def]
+    def unfinished(state: Any) -> Any:
         # The largest element was 1.
         return jnp.any(jnp.abs(jnp.where(elsewhere, state[0], 0)) > tolerance)
 

@@ -71,7 +71,7 @@ class Tournament:
         """Rounds until, after a whole sweep, nothing is `unfinished`."""
         rounds = self.n - 1
 
-        def going(carried):  # type: ignore[no-untyped-def]
+        def going(carried: Any) -> Any:
             turn, state = carried
             return (turn % rounds != 0) | ((turn < rounds * _MOST_SWEEPS) & unfinished(state))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -24,7 +26,7 @@ def getrf(a: Array) -> tuple[Array, Array, Array]:
     rows, columns = indices(m)[:, None], indices(n)[None, :]
     numbers = indices(min(m, n))
 
-    def next_pivot(k, state):  # type: ignore[no-untyped-def]
+    def next_pivot(k: Any, state: Any) -> Any:
         a, pivots, info = state
         size = jnp.where(rows >= k, jnp.abs(column(a, k)), jnp.asarray(-1, a.dtype))
         best = lax.argmax(size[..., 0], size.ndim - 2, jnp.int32)[..., None, None]

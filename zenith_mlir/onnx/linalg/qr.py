@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from zenith_mlir.onnx.linalg.matrices import Array, Index, column, entry, indices, repeat, transposed
@@ -22,7 +24,7 @@ def geqrf(a: Array) -> tuple[Array, Array]:
     rows, columns = indices(m)[:, None], indices(n)[None, :]
     numbers = indices(min(m, n))
 
-    def next_column(k, state):  # type: ignore[no-untyped-def]
+    def next_column(k: Any, state: Any) -> Any:
         a, taus = state
         given = column(a, k)
         beta, tau, v = _reflection(given, k)
@@ -77,7 +79,7 @@ def _reflected(a: Array, taus: Array, c: Array, transpose: bool) -> Array:
     count = taus.shape[-1]
     rows = indices(a.shape[-2])[:, None]
 
-    def next_reflection(i, c):  # type: ignore[no-untyped-def]
+    def next_reflection(i: Any, c: Any) -> Any:
         k = i if transpose else count - 1 - i
         v = jnp.where(rows == k, 1, jnp.where(rows > k, column(a, k), 0)).astype(a.dtype)
         tau = entry(taus[..., None, :], 0, k)

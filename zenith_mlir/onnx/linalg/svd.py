@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,13 +37,13 @@ def gesdd(a: Array, full: bool) -> tuple[Array, Array, Array, Array]:
     elsewhere = ~np.eye(size, dtype=bool)
     tolerance = size * float(jnp.finfo(a.dtype).eps)
 
-    def round_(state):  # type: ignore[no-untyped-def]
+    def round_(state: Any) -> Any:
         columns, v = state
         products = jnp.sum(columns * jnp.take(columns, tournament.other, -1, mode="clip"), -2)
         rotation = tournament.rotation(jnp.sum(jnp.square(columns), -2), products)
         return columns @ rotation, v @ rotation
 
-    def unfinished(state):  # type: ignore[no-untyped-def]
+    def unfinished(state: Any) -> Any:
         columns, _ = state
         gram = transposed(columns) @ columns
         norms = jnp.sqrt(diagonal(gram))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from zenith_mlir.onnx.linalg.matrices import Array, entry, in_triangle, indices, repeat, row, transposed
@@ -30,7 +32,7 @@ def trsm(a: Array, b: Array, *, left: bool, lower: bool, transpose: bool, unit: 
     n = a.shape[-1]
     others = jnp.where(in_triangle(n, n, lower, strictly=True), a, jnp.zeros((), a.dtype))
 
-    def next_row(i, x):  # type: ignore[no-untyped-def]
+    def next_row(i: Any, x: Any) -> Any:
         k = i if lower else n - 1 - i
         rest = row(b, k) - row(others, k) @ x
         return jnp.where(indices(n)[:, None] == k, rest if unit else rest / entry(a, k, k), x)

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as oir
 from jaxlib.mlir import ir
 
-from zenith_mlir.ir.facts import defined_by, shape, users
+from zenith_mlir.ir.facts import shape, users
 from zenith_mlir.ir.loops import Loop
+from zenith_mlir.ir.stacks import Row, stored
 from zenith_mlir.ir.symbols import callee
-from zenith_mlir.match.constants import evaluate
 from zenith_mlir.onnx.arrange import dense
 from zenith_mlir.onnx.builder import Builder
 from zenith_mlir.onnx.convert import Lowering, Walk, onnx_type
@@ -72,7 +72,7 @@ def _while(walk: Walk, op: ir.Operation) -> Sequence[View]:
     outputs that the Loop stacks.
     """
     loop = Loop(op)
-    stacked = {i: update for i in range(len(op.operands)) if (update := _row_written(loop, i)) is not None}
+    stacked = _rows_written(loop)
     inner = [i for i in range(len(op.operands)) if not loop.is_invariant(i) and i not in stacked]
     builder = walk.builder
     initial = [walk.dense(op.operands[i]) for i in inner]
@@ -84,11 +84,13 @@ def _while(walk: Walk, op: ir.Operation) -> Sequence[View]:
         arguments = _arguments(walk, loop, dict(zip(inner, carried, strict=True)))
         returned = walk.block(loop.body, arguments)
         again = builder.scalar(True, _D.BOOL) if trips is not None else _continues(walk, loop, returned)
-        rows = [_row(walk, update) for update in stacked.values()]
+        rows = [walk.builder.reshape(walk.dense(row.value), shape(row.value)[1:]) for row in stacked.values()]
         builder.set_outputs(graph, [again, *(dense(builder, returned[i]) for i in inner), *rows])
     results = [(onnx_type(op.results[i]), shape(op.results[i])) for i in [*inner, *stacked]]
     values = builder.nodes("Loop", [trips, start, *initial], results, body=graph)
-    views = {i: View.of(value, shape(op.results[i])) for i, value in zip([*inner, *stacked], values, strict=True)}
+    views = {i: View.of(value, shape(op.results[i])) for i, value in zip(inner, values, strict=False)}
+    for (i, row), value in zip(stacked.items(), values[len(inner) :], strict=True):
+        views[i] = _stacked(walk, loop, row, value, shape(op.results[i]))
     return [views.get(i, walk.view(operand)) for i, operand in enumerate(op.operands)]
 
 
@@ -112,24 +114,17 @@ def _arguments(walk: Walk, loop: Loop, carried: dict[int, oir.Value]) -> list[Vi
     return [View.of(carried[i], view.shape) if i in carried else view for i, view in enumerate(outside)]
 
 
-def _row_written(loop: Loop, i: int) -> ir.Operation | None:
-    """The dynamic_update_slice that writes row k of value i in iteration k, if the body does nothing else with it and
-    every row is written.
-    """
-    update = defined_by(loop.returned[i], "stablehlo.dynamic_update_slice")
-    if loop.counter is None or update is None or update.operands[0] != loop.body.arguments[i]:
-        return None
-    counter, trips = loop.counter
-    rows, row = shape(update.operands[0]), shape(update.operands[1])
-    first, *others = list(update.operands)[2:]
-    whole = rows[0] == trips and row == (1, *rows[1:]) and first == loop.body.arguments[counter]
-    zeros = all((start := evaluate(other)) is not None and not start.any() for other in others)
-    alone = users(loop.body.arguments[i]) == [update] and users(update.results[0]) == [loop.terminator]
-    return update if whole and zeros and alone else None
+def _rows_written(loop: Loop) -> dict[int, Row]:
+    """Values of which each iteration writes one row and the body does nothing else with."""
+    rows = {row.carry: row for row in stored(loop)}
+    return {i: row for i, row in rows.items() if users(loop.returned[i]) == [loop.terminator]}
 
 
-def _row(walk: Walk, update: ir.Operation) -> oir.Value:
-    return walk.builder.reshape(walk.dense(update.operands[1]), shape(update.operands[1])[1:])
+def _stacked(walk: Walk, loop: Loop, row: Row, value: oir.Value, dims: tuple[int, ...]) -> View:
+    """What a Loop stacked of a row, the last on top where the program counts down."""
+    assert loop.counter is not None
+    counts_up = row.index == loop.body.arguments[loop.counter[0]]
+    return View.of(value if counts_up else walk.builder.reverse(value, [0]), dims)
 
 
 CONTROL: dict[str, Lowering] = {

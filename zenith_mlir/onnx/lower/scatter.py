@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as oir
@@ -26,17 +25,6 @@ from zenith_mlir.onnx.view import View
 __all__ = ["SCATTER"]
 
 _D = oir.DataType
-
-
-@dataclass(frozen=True)
-class _Writes:
-    """Where updates of the dimensions [j..., w..., r...] go: `places` of dimensions of the operand, each an index of
-    the shape [j..., w...]; j are those of the start indices, w counts along windows, r are all of the other dimensions.
-    """
-
-    places: dict[int, View]
-    updates: View
-    joint: tuple[int, ...]
 
 
 def _scatter(walk: Walk, op: ir.Operation) -> Sequence[View]:

@@ -1,7 +1,6 @@
 """stablehlo.dynamic_update_slice: one slice written into an array.
 
-Of what onnxruntime's CPU offers, ScatterND costs one copy of the array and is never slower than the others
-(2048 x 12 x 64 floats, one position: ScatterND 1.4 ms, ScatterElements 1.6, Concat of slices 2.7, Where 4 to 8).
+Of what onnxruntime's CPU offers, ScatterND costs one copy of the array; Concat of slices and Where cost more.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ Every name is imported when first used: `import zenith_mlir.onnx.source` does no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zenith_mlir.lazily import attributes
 
 if TYPE_CHECKING:
     from zenith_mlir.onnx.source.program import Named as Named
@@ -23,10 +24,4 @@ _HOMES = {"Named": "program", "Parameter": "program", "Source": "program", "trac
 
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = attributes(__name__, _HOMES)

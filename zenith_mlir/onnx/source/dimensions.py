@@ -40,6 +40,11 @@ def _specs(inputs: Sequence[Input], arguments: int, dynamic: Dynamic) -> list[Sp
         return [None] * len(inputs)
     if isinstance(dynamic, str):
         return [dynamic if each.shape else None for each in inputs]
+    if not isinstance(dynamic, Mapping | Sequence):
+        raise ZenithError(
+            f"dynamic is a mapping from names of inputs or indices of arguments, a list or a string, not "
+            f"{type(dynamic).__name__}; write dynamic={{'x': 'batch, ...'}}"
+        )
     if not isinstance(dynamic, Mapping):
         if len(dynamic) != arguments:
             raise ZenithError(
