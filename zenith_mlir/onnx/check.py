@@ -13,7 +13,6 @@ from zenith_mlir.certify.compare import random_inputs
 from zenith_mlir.onnx.complex_values import as_parts
 from zenith_mlir.onnx.conversion import at_sizes
 from zenith_mlir.onnx.differences import Difference, compare_arrays, worst
-from zenith_mlir.onnx.half import reduced_tolerance
 from zenith_mlir.onnx.layouts import stored_permutation
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program
@@ -47,8 +46,7 @@ class Check:
             expected = reference(sample)
             found = session([*given, *stored(self.options.layouts, names, [as_taken(each) for each in sample])])
             rows.append(compare_results(self.options.layouts, session.outputs, expected, found))
-        tolerance = reduced_tolerance(self.options.passes) if self.tolerance is None else self.tolerance
-        return Validation(worst_of(rows), len(rows), tolerance)
+        return Validation(worst_of(rows), len(rows), self.tolerance)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ import jax
 
 from zenith_mlir.errors import ZenithError
 from zenith_mlir.onnx.check import compare_results, stored, worst_of
-from zenith_mlir.onnx.conversion import prepare
+from zenith_mlir.onnx.conversion import Prepared, prepare
 from zenith_mlir.onnx.differences import narrowest_float
 from zenith_mlir.onnx.divergence import first_divergence
-from zenith_mlir.onnx.half import reduced_tolerance
 from zenith_mlir.onnx.options import Options
 from zenith_mlir.onnx.program import Program
 from zenith_mlir.onnx.report import Validation
 from zenith_mlir.onnx.run import Session
-from zenith_mlir.onnx.source import trace_model
+from zenith_mlir.onnx.source import Source, trace_model
 from zenith_mlir.onnx.source.reference import as_taken
 
 if TYPE_CHECKING:
@@ -64,23 +63,26 @@ def validate_onnx(
     flat = [jax.tree.leaves(sample) for sample in samples]
     takes_weights = len(session.inputs) == len(flat[0]) + len(source.parameters)
     given = [each.numpy() for each in source.parameters] if takes_weights else []
-    tolerance = reduced_tolerance(options.passes) if tolerance is None else tolerance
+    computed = _prepared(source, options).module
     rows = []
     for sample in flat:
         arrays = stored(options.layouts, session.inputs[len(given) :], [as_taken(each) for each in sample])
         found = session([*given, *arrays])
         rows.append(compare_results(options.layouts, session.outputs, source.reference(sample), found))
-    validation = Validation(worst_of(rows), len(rows), tolerance, narrowest=narrowest_float(source.module.operation))
+    validation = Validation(worst_of(rows), len(rows), tolerance, narrowest=narrowest_float(computed.operation))
     if validation.ok:
         return validation
     apart = next(i for i, row in enumerate(rows) if not replace(validation, outputs=tuple(row)).ok)
     if apart:  # its sizes may be others
         source = trace_model(fn, samples[apart], params=params)
-    prepared = prepare(Program.of_source(source), replace(options, layouts={}))
     arrays = [as_taken(each) for each in flat[apart]]
     if options.weights == "input":
         arrays = [*(each.numpy() for each in source.parameters), *arrays]
-    return replace(validation, first=first_divergence(prepared, options, arrays, tolerance))
+    return replace(validation, first=first_divergence(_prepared(source, options), options, arrays, tolerance))
+
+
+def _prepared(source: Source, options: Options) -> Prepared:
+    return prepare(Program.of_source(source), replace(options, layouts={}))
 
 
 def _file(model: Any) -> bytes | str | os.PathLike[str]:
